@@ -1,0 +1,41 @@
+"What several tests share: a small sample, a small run, and the command line without a new process."
+import os,sys
+from pathlib import Path
+
+os.environ.update(MPLBACKEND='Agg', HF_HUB_OFFLINE='1', TQDM_DISABLE='1')
+
+import pytest
+
+SMALL = '--size 32 --batch-size 16 --frozen-epochs 1 --epochs 2 --weights none'.split()
+
+@pytest.fixture(scope='session', autouse=True)
+def own_cache(tmp_path_factory):
+    "No test reads or leaves anything in the user's cache"
+    os.environ['XDG_CACHE_HOME'] = str(tmp_path_factory.mktemp('cache'))
+
+@pytest.fixture(scope='session')
+def faces(tmp_path_factory):
+    "Forty drawn portraits and forty fakes as files"
+    from deepfake_nb.faces import make_sample
+    return make_sample(tmp_path_factory.mktemp('faces')/'sample', 40)
+
+@pytest.fixture
+def cli(monkeypatch, capsys):
+    "Run `deepfake-nb` in this process: (exit code, stdout, stderr)"
+    from deepfake_nb.cli import main
+    def run(*args):
+        monkeypatch.setattr(sys, 'argv', ['deepfake-nb', *map(str, args)])
+        with pytest.raises(SystemExit) as e: main()
+        out,err = capsys.readouterr()
+        return e.value.code or 0,out,err
+    return run
+
+@pytest.fixture(scope='session')
+def trained(faces, tmp_path_factory):
+    "A finished comparison of two small models"
+    from deepfake_nb import comparison as cmp
+    from deepfake_nb.data import make_table
+    out = tmp_path_factory.mktemp('run')/'run'
+    settings = cmp.Comparison(['cnn2','resnet18'], size=32, batch_size=16, frozen_epochs=1, epochs=2, weights='none')
+    cmp.compare(make_table([faces/'real'], [faces/'fake']), out, settings, say=lambda o: None)
+    return out

@@ -1,0 +1,133 @@
+"The project is whole: exported, cleaned, packaged, and free of what does not belong."
+import ast,email,json,os,re,shutil,subprocess,sys,sysconfig
+from configparser import ConfigParser
+from importlib.util import module_from_spec,spec_from_file_location
+from pathlib import Path
+from zipfile import ZipFile
+
+import pytest
+from packaging.requirements import Requirement
+
+if sys.version_info >= (3,11): import tomllib
+else: import tomli as tomllib
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = 'deepfake_nb'
+NBS = sorted(o for o in (ROOT/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in o.parts)
+MODULES = sorted((ROOT/PACKAGE).glob('**/*.py'))
+
+def run(*args, cwd=ROOT, **env):
+    "Run a command of this environment; its output is the message if it fails"
+    exe = Path(sysconfig.get_path('scripts'))/args[0]
+    r = subprocess.run([exe if exe.exists() else args[0], *args[1:]], cwd=cwd, env=os.environ|env, capture_output=True, text=True)
+    assert r.returncode == 0, f"{' '.join(args)}\n{r.stdout}\n{r.stderr}"
+    return r.stdout
+
+def project_files():
+    "Files that are committed, or would be"
+    names = run('git', '-c', 'safe.directory=*', 'ls-files', '-z', '--cached', '--others', '--exclude-standard').split('\0')
+    return [ROOT/o for o in sorted(set(names)) if o and os.path.lexists(ROOT/o)]
+
+@pytest.fixture
+def copy(tmp_path):
+    "The project as a clone would have it, in a folder of its own"
+    for o in project_files():
+        dst = tmp_path/'project'/o.relative_to(ROOT)
+        dst.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(o, dst, follow_symlinks=False)
+    return tmp_path/'project'
+
+def code_cells(nb): return [''.join(o['source']) for o in json.loads(nb.read_text(encoding='utf-8'))['cells'] if o['cell_type'] == 'code']
+
+def exports(nb):
+    "Module that the notebook makes, if any"
+    found = re.findall(r'^#\s*\|\s*default_exp[ \t]+(\S+)', '\n'.join(code_cells(nb)), re.M)
+    return found[0] if found else None
+
+def imported(src):
+    "Modules of the package that the source imports, by their short names"
+    for o in ast.walk(ast.parse(re.sub(r'^\s*[%!].*$', '', src, flags=re.M))):
+        if isinstance(o, ast.Import): names = [a.name for a in o.names]
+        elif isinstance(o, ast.ImportFrom): names = [f'{o.module}.{a.name}' for a in o.names]
+        else: continue
+        yield from (n.split('.')[1] for n in names if re.match(rf'{PACKAGE}\.[^_]', n))
+
+def test_export_and_clean_change_nothing(copy):
+    run('git', 'init', '-q', cwd=copy)
+    run('git', 'add', '-A', cwd=copy)
+    run('nbdev-export', cwd=copy)
+    run('nbdev-clean', cwd=copy)
+    changed = run('git', 'diff', '--stat', cwd=copy) + run('git', 'ls-files', '--others', '--exclude-standard', cwd=copy)
+    assert not changed, f'run nbdev-export and nbdev-clean:\n{changed}'
+
+def test_every_module_comes_from_a_notebook():
+    made = [exports(o) for o in NBS if exports(o)]
+    assert len(made) == len(set(made)), 'two notebooks export to one module'
+    assert {o.stem for o in MODULES} == {*made, '__init__', '_modidx'}
+
+def test_readme_is_the_index():
+    index,md = ROOT/'nbs'/'index.ipynb',ROOT/'README.md'
+    assert index.exists() == md.exists(), 'run python tools/readme.py'
+    if not index.exists(): pytest.skip('neither nbs/index.ipynb nor README.md is written yet')
+    spec = spec_from_file_location('readme', ROOT/'tools'/'readme.py')
+    spec.loader.exec_module(tools := module_from_spec(spec))
+    assert md.read_text(encoding='utf-8') == tools.readme(index), 'run python tools/readme.py'
+
+def requirements(name):
+    "One of the lists in settings.ini"
+    config = ConfigParser(delimiters=['='])
+    config.read(ROOT/'settings.ini', encoding='utf-8')
+    return {str(Requirement(o)) for o in config['DEFAULT'][name].splitlines()}
+
+def test_wheel_is_whole(copy):
+    run('python', '-m', 'build', '--wheel', '--no-isolation', cwd=copy)
+    wheel = ZipFile(next((copy/'dist').glob('*.whl')))
+    files = {o for o in wheel.namelist() if '.dist-info/' not in o}
+    package = {f'{PACKAGE}/__init__.py', f'{PACKAGE}/_modidx.py', *(f'{PACKAGE}/{exports(o)}.py' for o in NBS if exports(o))}
+    assert files == package | {str(o.relative_to(ROOT)) for o in (ROOT/PACKAGE).glob('*.safetensors')}
+    meta = email.message_from_bytes(wheel.read(next(o for o in wheel.namelist() if o.endswith('.dist-info/METADATA'))))
+    needs = [Requirement(o) for o in meta.get_all('Requires-Dist')]
+    assert {str(o) for o in needs if 'extra' not in str(o.marker)} == requirements('requirements')
+    assert meta.get_all('Provides-Extra') == ['dev']
+    dev = {re.sub(r' *(and|;) *extra == "dev"$', '', str(o)) for o in needs if 'extra' in str(o.marker)}
+    assert dev == requirements('dev_requirements')
+
+def test_dependencies_stand_in_one_place():
+    project = tomllib.loads((ROOT/'pyproject.toml').read_text(encoding='utf-8'))['project']
+    assert {'version','dependencies','optional-dependencies'} <= set(project['dynamic'])
+    assert not {'version','dependencies','optional-dependencies'} & set(project)
+    assert requirements('requirements') and requirements('dev_requirements')
+
+def test_quarto_config_is_one_file():
+    assert os.readlink(ROOT/'nbs'/'_quarto.yml') == '../_quarto.yml' and not (ROOT/'_quarto.yml').is_symlink()
+    assert 'metadata-files: [nbdev.yml, sidebar.yml]' in (ROOT/'_quarto.yml').read_text(encoding='utf-8')
+    assert not any('custom_quarto_yml' in (ROOT/o).read_text(encoding='utf-8') for o in ('pyproject.toml','settings.ini'))
+
+@pytest.mark.parametrize('nb', NBS, ids=lambda p: p.stem)
+def test_imports_only_what_came_before(nb):
+    before = {exports(o) for o in NBS[:NBS.index(nb)]}
+    assert not (late := {m for o in code_cells(nb) for m in imported(o)} - before), f'{nb.name} imports {late}'
+
+PICKLES = {'pickle','cPickle','_pickle','dill','cloudpickle','joblib','shelve','marshal'}
+LOADERS = re.compile(r'(torch\.load|(.*\.)?(load_learner|read_pickle|load_pickle))$')
+
+def unpickles(src):
+    "Lines of `src` that load, or could load, a pickle"
+    for o in ast.walk(ast.parse(src)):
+        if isinstance(o, ast.Import) and PICKLES & {a.name.split('.')[0] for a in o.names}: yield ast.unparse(o)
+        if isinstance(o, ast.ImportFrom) and ((o.module or '').split('.')[0] in PICKLES or any(LOADERS.match(f'{o.module}.{a.name}') for a in o.names)): yield ast.unparse(o)
+        if isinstance(o, ast.Call) and (LOADERS.match(ast.unparse(o.func)) or any(k.arg == 'allow_pickle' and ast.unparse(k.value) != 'False' for k in o.keywords)): yield ast.unparse(o)
+
+@pytest.mark.parametrize('path', MODULES, ids=lambda p: p.stem)
+def test_nothing_is_unpickled(path): assert not list(unpickles(path.read_text(encoding='utf-8')))
+
+@pytest.mark.parametrize('src,n', [('import pickle', 1), ('from joblib import load', 1), ('torch.load(f, weights_only=True)', 1), ('from torch import load', 1),
+    ('np.load(f, allow_pickle=True)', 1), ('learn = vision.load_learner(f)', 1), ('pd.read_pickle(f)', 1),
+    ('np.load(f, allow_pickle=False)', 0), ('np.load(f)', 0), ('json.load(f)', 0), ('load_file(f)', 0), ('"pickle"', 0)])
+def test_the_check_for_pickles_itself(src, n): assert len(list(unpickles(src))) == n
+
+def test_no_file_is_large_or_knows_one_machine():
+    machine = re.compile(rb'/(work|tmp/env)/')
+    files = [o for o in project_files() if o.is_file()]
+    assert not [o for o in files if o.stat().st_size > 4*2**20]
+    assert not [o for o in files if machine.search(o.read_bytes())]
