@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['app', 'main', 'compare', 'evaluate', 'predict', 'sample']
 
-# %% ../nbs/12_cli.ipynb #185d83c4
+# %% ../nbs/12_cli.ipynb #dd443993
 import json,sys,warnings
 from pathlib import Path
 from typing import Annotated,Optional
 
 import typer
 
-# %% ../nbs/12_cli.ipynb #415069cf
+# %% ../nbs/12_cli.ipynb #bb410bcf
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
     help='Tell photographs of faces from faces made by a GAN.')
 
@@ -24,6 +24,7 @@ def _wrong(e):
 
 def main():
     "Run the command line; the entry point of `deepfake-nb`"
+    warnings.simplefilter('ignore', FutureWarning)      # meant for programmers
     warnings.showwarning = lambda message,*_: _say(f'warning: {message}')
     try: sys.exit(app(sys.argv[1:] or ['--help'], standalone_mode=False) or 0)
     except KeyboardInterrupt: code = _say("interrupted; a comparison goes on with --resume") or 1
@@ -33,7 +34,7 @@ def main():
         else: raise
     sys.exit(code)
 
-# %% ../nbs/12_cli.ipynb #48c7bb3a
+# %% ../nbs/12_cli.ipynb #20c7de20
 def _described(real, fake, data):
     "The data in words"
     if data: return f'Images from {data}, in the division that it came with.'
@@ -50,8 +51,8 @@ def compare(
     size:Annotated[Optional[int], typer.Option(help='Side of the square input, pixels [224; the sample: 64]')]=None,
     batch_size:Annotated[Optional[int], typer.Option(help='Images in a batch [64; the sample: 32]')]=None,
     frozen_epochs:Annotated[Optional[int], typer.Option(help='Epochs with the backbone frozen [7; the sample: 3]')]=None,
-    epochs:Annotated[Optional[int], typer.Option(help='Epochs of the CNNs, and of unfrozen backbones [7; the sample: 3]')]=None,
-    n_per_class:Annotated[Optional[int], typer.Option(help='Images of each class at most [10000; the sample: 200]')]=None,
+    epochs:Annotated[Optional[int], typer.Option(help='Epochs of the CNNs, and of unfrozen backbones [7; the sample: 4]')]=None,
+    n_per_class:Annotated[Optional[int], typer.Option(help='Images of each class at most [10000; the sample: 500]')]=None,
     weights:Annotated[str, typer.Option(help='auto, imagenet, none, or a folder of .safetensors')]='auto',
     out:Annotated[str, typer.Option(metavar='DIR', help='The run folder')]='runs/compare',
     seed:Annotated[int, typer.Option(help='Of everything that is random')]=0,
@@ -68,7 +69,7 @@ def compare(
     print((Path(out)/'comparison.md').read_text(encoding='utf-8'))
     _say(f"wrote {Path(out)/'report.html'}")
 
-# %% ../nbs/12_cli.ipynb #4eedaa69
+# %% ../nbs/12_cli.ipynb #15b5933e
 def _print_json(obj): print(json.dumps(obj, indent=2, allow_nan=False))
 
 @app.command()
@@ -103,7 +104,7 @@ def predict(
     else:
         for a in answers: print(f'{a.path}: {a.error}' if a.error else f'{a.path}: {a.verdict}, {a.prob_fake:.1%} fake')
 
-# %% ../nbs/12_cli.ipynb #9b1c9708
+# %% ../nbs/12_cli.ipynb #f2e2c3bf
 @app.command()
 def sample(
     folder:Annotated[str, typer.Argument(metavar='DIR', help='A new or empty folder')],

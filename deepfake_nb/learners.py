@@ -7,7 +7,7 @@ __all__ = ['RECIPES', 'augmentation', 'Recipe', 'NLLoss', 'accuracy', 'fast_prec
            'batch_size', 'face_learner', 'cached_features', 'head_learner', 'seed_everything', 'Run', 'KeepRun', 'Bar',
            'stage_plan', 'fit_stage', 'predict_split', 'finished', 'train_model', 'load_model']
 
-# %% ../nbs/04_learners.ipynb #e7388308
+# %% ../nbs/04_learners.ipynb #6dc75c90
 import json,random,sys,time
 from contextlib import nullcontext
 from dataclasses import dataclass,asdict
@@ -38,7 +38,7 @@ from .core import InputError,atomic,read_json,write_json
 from .data import BatchLoader,FaceData,load_data,make_table
 from .backbones import FaceNet,create_model,count_params,fake_logit,prob_fake,stages
 
-# %% ../nbs/04_learners.ipynb #3d83e95a
+# %% ../nbs/04_learners.ipynb #506369ae
 @dataclass(frozen=True)
 class Recipe:
     "How models are trained"
@@ -62,10 +62,10 @@ class Recipe:
 RECIPES = dict(
     paper=Recipe(normalize=False, resample='nearest', augment=False, zoom=1., views=0, lr_cnn=1e-3, lr_head=1e-3, lr_top=1e-4, lr_decay=1.,
         top=.25, wd=0., clip=0., smoothing=0., min_steps=1, one_cycle=False, keep_best=False),
-    tuned=Recipe(normalize=True, resample='lanczos', augment=True, zoom=8/7, views=6, lr_cnn=3e-4, lr_head=1e-3, lr_top=1e-3, lr_decay=.8,
+    tuned=Recipe(normalize=True, resample='lanczos', augment=True, zoom=8/7, views=6, lr_cnn=1e-3, lr_head=1e-3, lr_top=1e-3, lr_decay=.8,
         top=.5, wd=.05, clip=1., smoothing=.1, min_steps=14, one_cycle=True, keep_best=True))
 
-# %% ../nbs/04_learners.ipynb #1c7c0b61
+# %% ../nbs/04_learners.ipynb #4b85c884
 class NLLoss(nn.Module):
     "Negative log-likelihood of labels 0 and 1 under logits [n, 1] or [n, 2]; labels are smoothed when a gradient is wanted"
     def __init__(self,
@@ -85,10 +85,10 @@ def accuracy(
     "Share of right answers at a threshold of one half"
     return ((fake_logit(logits)>0)==(y==1)).float().mean()
 
-# %% ../nbs/04_learners.ipynb #b2d1ebbd
+# %% ../nbs/04_learners.ipynb #e2114568
 augmentation = v2.Compose([v2.RandomHorizontalFlip(), v2.RandomApply([v2.JPEG((70,95))], p=.1), v2.RandomApply([v2.GaussianBlur(3, (.1,.6))], p=.05)])
 
-# %% ../nbs/04_learners.ipynb #c928ca6f
+# %% ../nbs/04_learners.ipynb #923510fd
 def fast_precision(
     device:torch.device=None, # fastai's default if not given
 )->str: # 'bf16', 'fp16' or 'float32'
@@ -116,7 +116,7 @@ class BFloat16(Callback):
     def after_fit(self):
         for h in self.hooks: h.remove()
 
-# %% ../nbs/04_learners.ipynb #da9e1cca
+# %% ../nbs/04_learners.ipynb #6d99a9e7
 def param_groups(
     model:nn.Module, # As `create_model` gives it
 )->list[list[nn.Parameter]]: # Only what is to learn
@@ -152,7 +152,7 @@ def face_learner(
     dls = data.dls(batch_size(recipe, data, bs), augmentation if recipe.augment else None, device)
     return _learner(dls, model, recipe, precision or fast_precision(device))
 
-# %% ../nbs/04_learners.ipynb #86edf197
+# %% ../nbs/04_learners.ipynb #91dc7830
 @torch.no_grad()
 def cached_features(
     model:FaceNet, # Its backbone is run in evaluation mode
@@ -188,7 +188,7 @@ def head_learner(
     dls = DataLoaders(_feature_loader(x, y, bs, True, device), _feature_loader(*valid, bs, False, device), device=device)
     return _learner(dls, model.head, recipe, 'float32')
 
-# %% ../nbs/04_learners.ipynb #ec287069
+# %% ../nbs/04_learners.ipynb #b27938b7
 def seed_everything(
     *parts:int, # What the randomness depends on, such as a seed and an epoch
 ):
@@ -196,7 +196,7 @@ def seed_everything(
     s = int(np.random.SeedSequence(parts).generate_state(1)[0])
     random.seed(s); np.random.seed(s); torch.manual_seed(s)
 
-# %% ../nbs/04_learners.ipynb #583105c0
+# %% ../nbs/04_learners.ipynb #f238597e
 def _save_tensors(path, tensors, meta=None):
     "Write a dict of tensors, atomically"
     tensors = {k:v.detach().cpu().contiguous() for k,v in tensors.items()}
@@ -224,7 +224,7 @@ def _unpack(opt, tensors, rest, device):
         if k.startswith('opt.'): _,i,name = k.split('.', 2); rest[int(i)][name] = v.to(device)
     opt.load_state_dict(dict(state=rest, hypers=opt.hypers))
 
-# %% ../nbs/04_learners.ipynb #6dee10c3
+# %% ../nbs/04_learners.ipynb #7a16749c
 class Run:
     "One model in training: what its folder and its checkpoint know"
     def __init__(self,
@@ -265,7 +265,7 @@ class Run:
         if self.best: self.best_loss = meta['best_loss']
         self.resumed = tensors,meta['opt']
 
-# %% ../nbs/04_learners.ipynb #5a77f99d
+# %% ../nbs/04_learners.ipynb #adb70095
 class KeepRun(Callback):
     "Seed every epoch; after it, note the losses, keep the best weights, write the history and a checkpoint"
     order = 65
@@ -304,11 +304,11 @@ class KeepRun(Callback):
 class Bar(Callback):
     "A progress bar over the batches of an epoch, where a person is watching"
     def __init__(self, desc:str): self.desc = desc
-    def before_epoch(self): self.bar = tqdm(total=sum(map(len, self.dls.loaders)), desc=self.desc, unit='batch', leave=False, disable=None)
-    def after_batch(self): self.bar.update()
-    def after_epoch(self): self.bar.close()
+    def before_epoch(self): self.batches = tqdm(total=sum(map(len, self.dls.loaders)), desc=self.desc, unit='batch', leave=False, disable=None)
+    def after_batch(self): self.batches.update()
+    def after_epoch(self): self.batches.close()
 
-# %% ../nbs/04_learners.ipynb #dbeec387
+# %% ../nbs/04_learners.ipynb #86304095
 def stage_plan(
     model:nn.Module, # As `create_model` gives it
     frozen_epochs:int=7, # For backbones
@@ -348,7 +348,7 @@ def fit_stage(
         else: learn.fit(epochs, lrs, cbs=cbs, start_epoch=done)
     if run.error: raise run.error
 
-# %% ../nbs/04_learners.ipynb #5eb966f5
+# %% ../nbs/04_learners.ipynb #c34b15cb
 @torch.no_grad()
 def predict_split(
     model:nn.Module, # As `create_model` gives it
@@ -367,7 +367,7 @@ def _predictions(model, data, bs, device):
     rows = [data.table[data.table.split==s].assign(prob_fake=predict_split(model, data, s, bs, device)) for s in ('valid','test') if (data.table.split==s).any()]
     return pd.concat(rows)[['path','label','split','prob_fake']]
 
-# %% ../nbs/04_learners.ipynb #4530446a
+# %% ../nbs/04_learners.ipynb #1205fed7
 def finished(
     folder:str|Path, # A model's folder
 )->bool:
@@ -414,7 +414,7 @@ def train_model(
     _finish(run, data, device)
     return run.config
 
-# %% ../nbs/04_learners.ipynb #b6fb9aa0
+# %% ../nbs/04_learners.ipynb #2e845e7b
 def load_model(
     folder:str|Path, # A model's folder
 )->tuple[nn.Module,dict]: # The model in evaluation mode, and its config
