@@ -6,7 +6,7 @@
 __all__ = ['MODELS', 'timm_name', 'make_head', 'FaceNet', 'make_backbone', 'count_params', 'read_weights', 'hub_file',
            'find_weights', 'create_model', 'fake_logit', 'prob_fake', 'stages']
 
-# %% ../nbs/03_backbones.ipynb #4ab7ae53
+# %% ../nbs/03_backbones.ipynb #b66d4b55
 import difflib,warnings
 from functools import cache
 from pathlib import Path
@@ -24,7 +24,7 @@ from torch import nn,Tensor
 from .core import InputError
 from .cnns import Normalize,cnn1,cnn2,keras_init,layer_table
 
-# %% ../nbs/03_backbones.ipynb #f1fdfc33
+# %% ../nbs/03_backbones.ipynb #db44de6c
 MODELS = 'cnn1','cnn2','densenet121','xception','resnet50'
 _timm_names = dict(xception='legacy_xception')
 
@@ -37,7 +37,7 @@ def timm_name(
     near = difflib.get_close_matches(name, [*MODELS,*timm.list_models()], 3, .5)
     raise InputError(f"no model {name!r}: use one of {', '.join(MODELS)} or a name of timm's" + (f", such as {', '.join(near)}" if near else ''))
 
-# %% ../nbs/03_backbones.ipynb #8409ff86
+# %% ../nbs/03_backbones.ipynb #4e3cfd29
 def make_head(
     name:str, # The model's name
     n_features:int, # Width of the pooled features
@@ -45,10 +45,10 @@ def make_head(
 )->nn.Sequential: # [n, n_features] -> logits [n, 1]
     "The layers that the paper puts on a backbone"
     first = [nn.BatchNorm1d(n_features), nn.Dropout(dropout)]
-    if name=='xception': return nn.Sequential(*first, nn.BatchNorm1d(n_features), nn.Dropout(dropout), keras_init(nn.Linear(n_features, 1)))
-    return nn.Sequential(*first, keras_init(nn.Linear(n_features, 256)), nn.ReLU(), nn.BatchNorm1d(256), nn.Dropout(dropout), keras_init(nn.Linear(256, 1)))
+    if name=='xception': return nn.Sequential(*first, nn.BatchNorm1d(n_features), nn.Dropout(dropout), nn.Linear(n_features, 1))
+    return nn.Sequential(*first, nn.Linear(n_features, 256), nn.ReLU(), nn.BatchNorm1d(256), nn.Dropout(dropout), nn.Linear(256, 1))
 
-# %% ../nbs/03_backbones.ipynb #a1152551
+# %% ../nbs/03_backbones.ipynb #8fb135a7
 class FaceNet(nn.Module):
     "Normalisation, a backbone of timm's and a head; [n, 3, size, size] in [0, 1] -> logits [n, 1]"
     def __init__(self,
@@ -68,7 +68,7 @@ class FaceNet(nn.Module):
         if self.keep_stats=='all': self.head.apply(lambda m: m.eval() if isinstance(m, nn.BatchNorm1d) else m)
         return self
 
-# %% ../nbs/03_backbones.ipynb #8af600f9
+# %% ../nbs/03_backbones.ipynb #70035d04
 def make_backbone(
     name:str, # A backbone of the paper, or a name of timm's
     size:int=224, # Side of the square input, pixels
@@ -86,7 +86,7 @@ def make_backbone(
     if out.ndim != 2: raise InputError(f"{name} gives no pooled features: choose another model of timm's")
     return net,out.shape[1]
 
-# %% ../nbs/03_backbones.ipynb #92e12d63
+# %% ../nbs/03_backbones.ipynb #6c47d79f
 def count_params(
     model:nn.Module, # Any model
 )->tuple[int,int]: # (total, trainable)
@@ -95,7 +95,7 @@ def count_params(
     params = list(model.parameters())
     return stats+sum(p.numel() for p in params),sum(p.numel() for p in params if p.requires_grad)
 
-# %% ../nbs/03_backbones.ipynb #dac1f8ad
+# %% ../nbs/03_backbones.ipynb #4a39756e
 def read_weights(
     net:nn.Module, # A backbone; changed in place
     path:str|Path, # A .safetensors file with timm's names; a classifier in it is ignored
@@ -109,7 +109,7 @@ def read_weights(
     if wrong: raise InputError(f"{str(path)!r} is not a weights file of {name}: {len(wrong)} of {len(want)} tensors are missing or of another shape, {wrong[0]} first")
     net.load_state_dict({k:state[k].float() for k in want}, strict=False)
 
-# %% ../nbs/03_backbones.ipynb #5bad81fa
+# %% ../nbs/03_backbones.ipynb #309d7c81
 _hub_repos = {'legacy_xception.tf_in1k':'smp-hub/xception.imagenet'}
 
 @cache
@@ -129,7 +129,7 @@ def hub_file(
     try: return Path(hf_hub_download(repo, 'model.safetensors'))
     except OSError: return None
 
-# %% ../nbs/03_backbones.ipynb #0b0cce48
+# %% ../nbs/03_backbones.ipynb #aca4be87
 def _full_tag(arch):
     "timm's name of `arch` with the tag of its default weights"
     cfg = timm.get_pretrained_cfg(arch, allow_unregistered=True)
@@ -158,7 +158,7 @@ def find_weights(
     if file is None: warnings.warn(f"weights {tag} are not {where}: {name} starts from RANDOM weights", stacklevel=2)
     return file
 
-# %% ../nbs/03_backbones.ipynb #6be24c5a
+# %% ../nbs/03_backbones.ipynb #a67c5095
 def _random_cnn(name, size, normalize):
     norm = Normalize() if normalize else Normalize((0,)*3, (1,)*3)
     return nn.Sequential(norm, *keras_init(dict(cnn1=cnn1, cnn2=cnn2)[name](size)))
@@ -181,7 +181,7 @@ def create_model(
     model.weights_name = (file.stem if file.stem!='model' else _full_tag(timm_name(name))) if file else 'none'
     return model
 
-# %% ../nbs/03_backbones.ipynb #014b1cda
+# %% ../nbs/03_backbones.ipynb #5ce5faa4
 def fake_logit(
     logits:Tensor, # [n, 1] or [n, 2]
 )->Tensor: # [n], float32
@@ -195,7 +195,7 @@ def prob_fake(
     "The probability of class 1, fake"
     return fake_logit(logits).sigmoid()
 
-# %% ../nbs/03_backbones.ipynb #62431b12
+# %% ../nbs/03_backbones.ipynb #b0d0a0f2
 @patch
 def freeze(self:FaceNet):
     "Train the head alone"

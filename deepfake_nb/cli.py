@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['app', 'main', 'compare', 'evaluate', 'predict', 'sample']
 
-# %% ../nbs/12_cli.ipynb #dd443993
+# %% ../nbs/12_cli.ipynb #21f34e27
 import json,sys,warnings
 from pathlib import Path
 from typing import Annotated,Optional
 
 import typer
 
-# %% ../nbs/12_cli.ipynb #bb410bcf
+# %% ../nbs/12_cli.ipynb #f097d43d
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
     help='Tell photographs of faces from faces made by a GAN.')
 
@@ -34,7 +34,7 @@ def main():
         else: raise
     sys.exit(code)
 
-# %% ../nbs/12_cli.ipynb #20c7de20
+# %% ../nbs/12_cli.ipynb #fcd39c28
 def _described(real, fake, data):
     "The data in words"
     if data: return f'Images from {data}, in the division that it came with.'
@@ -69,7 +69,7 @@ def compare(
     print((Path(out)/'comparison.md').read_text(encoding='utf-8'))
     _say(f"wrote {Path(out)/'report.html'}")
 
-# %% ../nbs/12_cli.ipynb #15b5933e
+# %% ../nbs/12_cli.ipynb #98057823
 def _print_json(obj): print(json.dumps(obj, indent=2, allow_nan=False))
 
 @app.command()
@@ -104,7 +104,7 @@ def predict(
     else:
         for a in answers: print(f'{a.path}: {a.error}' if a.error else f'{a.path}: {a.verdict}, {a.prob_fake:.1%} fake')
 
-# %% ../nbs/12_cli.ipynb #f2e2c3bf
+# %% ../nbs/12_cli.ipynb #81895bc9
 @app.command()
 def sample(
     folder:Annotated[str, typer.Argument(metavar='DIR', help='A new or empty folder')],

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['Normalize', 'cnn1', 'layer_table', 'cnn2', 'keras_init']
 
-# %% ../nbs/02_cnns.ipynb #307240f2
+# %% ../nbs/02_cnns.ipynb #07ee8d54
 import pandas as pd
 import torch
 from torch import nn,Tensor
 
 from .core import InputError
 
-# %% ../nbs/02_cnns.ipynb #f91b5cb3
+# %% ../nbs/02_cnns.ipynb #e9975b16
 class Normalize(nn.Module):
     "Subtract `mean` and divide by `std`, channel by channel"
     def __init__(self,
@@ -27,7 +27,7 @@ class Normalize(nn.Module):
     )->Tensor: # The same shape
         return (x-self.mean)/self.std
 
-# %% ../nbs/02_cnns.ipynb #646b05ee
+# %% ../nbs/02_cnns.ipynb #22d6d743
 def _need(size, least, name):
     if size < least: raise InputError(f"size {size} is too small for {name}: use {least} or more")
 
@@ -41,7 +41,7 @@ def cnn1(
         nn.Conv2d(64, 32, 3), nn.ReLU(),
         nn.Flatten(), nn.Linear(32*(size-4)**2, 2))
 
-# %% ../nbs/02_cnns.ipynb #3239226c
+# %% ../nbs/02_cnns.ipynb #61893ade
 def layer_table(
     model:nn.Module, # Any model of images
     size:int=224, # Side of the square input, pixels
@@ -59,7 +59,7 @@ def layer_table(
         for h in hooks: h.remove()
     return pd.DataFrame(rows, columns=['layer','output','params'])
 
-# %% ../nbs/02_cnns.ipynb #ab55ad3d
+# %% ../nbs/02_cnns.ipynb #21a6dd34
 def cnn2(
     size:int=224, # Side of the square input, pixels; 6 or more
 )->nn.Sequential: # [n, 3, size, size] -> logits [n, 2]
@@ -72,7 +72,7 @@ def cnn2(
         nn.Flatten(), nn.Linear(64*((size-4)//2)**2, 128), nn.ReLU(), nn.Dropout(.5),
         nn.Linear(128, 2))
 
-# %% ../nbs/02_cnns.ipynb #89922f8c
+# %% ../nbs/02_cnns.ipynb #86743a97
 def keras_init(
     model:nn.Module, # Changed in place
 )->nn.Module: # The same model

@@ -7,7 +7,7 @@ __all__ = ['Comparison', 'check_settings', 'fill_settings', 'sample_table', 'ope
            'comparison_table', 'check_claims', 'weights_note', 'plot_comparison', 'plot_losses', 'plot_curves',
            'write_report', 'compare', 'best_model']
 
-# %% ../nbs/06_comparison.ipynb #a0dd610b
+# %% ../nbs/06_comparison.ipynb #21c5068d
 import base64,io
 from dataclasses import asdict,dataclass,field
 from pathlib import Path
@@ -25,7 +25,7 @@ from .backbones import MODELS,create_model
 from .learners import RECIPES,train_model
 from .metrics import evaluate_scores,plot_reliability,plot_roc
 
-# %% ../nbs/06_comparison.ipynb #1fc36f36
+# %% ../nbs/06_comparison.ipynb #a06882a5
 @dataclass
 class Comparison:
     "The settings of a comparison"
@@ -40,7 +40,7 @@ class Comparison:
     seed:int = 0             # Of everything that is random
     data:str = ''            # What the pictures are, in words
 
-# %% ../nbs/06_comparison.ipynb #5c53873f
+# %% ../nbs/06_comparison.ipynb #c623ed95
 def check_settings(
     c:Comparison, # The settings
 ):
@@ -58,7 +58,7 @@ def check_settings(
         if m not in ('cnn1','cnn2'): create_model(m, c.size, c.weights)     # better now than after an hour
         elif not c.epochs: raise InputError(f"0 epochs: {m} has no frozen stage, ask for 1 or more")
 
-# %% ../nbs/06_comparison.ipynb #110db15c
+# %% ../nbs/06_comparison.ipynb #e76417bf
 _sample_settings = dict(size=64, batch_size=32, frozen_epochs=3, epochs=4, n_per_class=500,
     data='The embedded sample: drawn portraits and fakes by two small GANs, with a schedule short enough for minutes.')
 
@@ -77,7 +77,7 @@ def sample_table(
     folder = cached_sample(n, seed)
     return make_table([folder/'real'], sorted((folder/'fake').iterdir()))
 
-# %% ../nbs/06_comparison.ipynb #823df253
+# %% ../nbs/06_comparison.ipynb #5993a1a6
 def open_run(
     out:str|Path, # The run's folder
     c:Comparison, # Its settings
@@ -97,7 +97,7 @@ def open_run(
     else: write_json(out/'config.json', {**asdict(c), 'version':deepfake_nb.__version__})
     return out
 
-# %% ../nbs/06_comparison.ipynb #45cb13b2
+# %% ../nbs/06_comparison.ipynb #598d89d1
 def write_metrics(
     folder:str|Path, # A model's folder
 )->dict: # The metrics of each split
@@ -131,7 +131,7 @@ def comparison_table(
     if not rows: raise InputError(f"no finished model under {str(out)!r}: run compare first, or continue it with --resume")
     return pd.DataFrame(rows).sort_values('valid_loss', ignore_index=True)
 
-# %% ../nbs/06_comparison.ipynb #c6256d0f
+# %% ../nbs/06_comparison.ipynb #ed300bdf
 def check_claims(
     df:pd.DataFrame, # As `comparison_table` gives it
 )->pd.DataFrame: # Columns claim, verdict, because
@@ -155,7 +155,7 @@ def weights_note(
     bare = [r.model for r in df.itertuples() if r.weights=='none' and r.model not in ('cnn1','cnn2')]
     return f"{', '.join(bare)} started from RANDOM weights, not from ImageNet: do not read this as the paper's comparison." if bare else ''
 
-# %% ../nbs/06_comparison.ipynb #0c15e52a
+# %% ../nbs/06_comparison.ipynb #df8dbf3f
 def plot_comparison(
     df:pd.DataFrame, # As `comparison_table` gives it
 )->plt.Figure:
@@ -194,7 +194,7 @@ def plot_curves(
     plot_roc(p.label, p.prob_fake, ax=axs[0]); plot_reliability(p.label, p.prob_fake, ax=axs[1])
     return fig
 
-# %% ../nbs/06_comparison.ipynb #0abe4bec
+# %% ../nbs/06_comparison.ipynb #4e79b08a
 _template = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>deepfake_nb: comparison</title>
 <style>
@@ -252,7 +252,7 @@ def write_report(
     with atomic(out/'report.html') as p: p.write_text(page, encoding='utf-8')
     return df
 
-# %% ../nbs/06_comparison.ipynb #4af6807e
+# %% ../nbs/06_comparison.ipynb #88e1a824
 def _write_data(data, out):
     "The table of the run, or the proof that it is still the same one"
     if (out/'table.csv').exists():
@@ -283,7 +283,7 @@ def compare(
         if not (out/m/'metrics.json').exists(): write_metrics(out/m)
     return write_report(out)
 
-# %% ../nbs/06_comparison.ipynb #2424b649
+# %% ../nbs/06_comparison.ipynb #a632452c
 def best_model(
     run:str|Path, # A model's folder, or a comparison's
 )->Path: # A model's folder

@@ -5,17 +5,17 @@
 # %% auto #0
 __all__ = ['InputError', 'atomic', 'sweep', 'write_json', 'read_json', 'cache_dir']
 
-# %% ../nbs/00_core.ipynb #85666a20
+# %% ../nbs/00_core.ipynb #4fe2e55b
 import json,os,re
 from contextlib import contextmanager,suppress
 from pathlib import Path
 from uuid import uuid4
 
-# %% ../nbs/00_core.ipynb #166920a8
+# %% ../nbs/00_core.ipynb #6f4734c5
 class InputError(ValueError):
     "The input or an option is wrong; the message is one line that says what, where, and the mend"
 
-# %% ../nbs/00_core.ipynb #843538ae
+# %% ../nbs/00_core.ipynb #c706a2c0
 @contextmanager
 def atomic(
     path:str|Path, # The file to be written
@@ -32,7 +32,7 @@ def atomic(
     finally:
         with suppress(OSError): tmp.unlink()
 
-# %% ../nbs/00_core.ipynb #627f26ab
+# %% ../nbs/00_core.ipynb #aa3394a5
 def sweep(
     folder:str|Path, # Searched whole
 ):
@@ -40,7 +40,7 @@ def sweep(
     for o in list(Path(folder).rglob('.*')):
         if re.fullmatch(r'\..+-[0-9a-f]{32}(\.\w+)?', o.name): o.unlink(missing_ok=True)
 
-# %% ../nbs/00_core.ipynb #7f1d1a56
+# %% ../nbs/00_core.ipynb #916f6b40
 def write_json(
     path:str|Path, # Where to
     obj:dict|list, # What; plain numbers, strings, lists and dicts, every number finite
@@ -56,7 +56,7 @@ def read_json(
     try: return json.loads(Path(path).read_text(encoding='utf-8'))
     except (OSError, ValueError) as e: raise InputError(f"cannot read {str(path)!r}: {e}; restore the file or make it anew") from e
 
-# %% ../nbs/00_core.ipynb #a8403683
+# %% ../nbs/00_core.ipynb #7466f934
 def cache_dir()->Path:
     "The user's cache folder for this package; see the [XDG specification](https://specifications.freedesktop.org/basedir-spec/latest/)"
     return Path(os.environ.get('XDG_CACHE_HOME') or Path.home()/'.cache')/'deepfake_nb'

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Answer', 'Detector', 'write_answers', 'trained_on', 'evaluate']
 
-# %% ../nbs/09_detector.ipynb #08161b57
+# %% ../nbs/09_detector.ipynb #c46a22a1
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from .learners import load_model
 from .metrics import evaluate_scores
 from .comparison import best_model
 
-# %% ../nbs/09_detector.ipynb #af066678
+# %% ../nbs/09_detector.ipynb #709e6cae
 @dataclass
 class Answer:
     "What the detector says of one picture"
@@ -37,7 +37,7 @@ class Answer:
         "What is not None"
         return {k:v for k,v in vars(self).items() if v is not None}
 
-# %% ../nbs/09_detector.ipynb #019ffcdc
+# %% ../nbs/09_detector.ipynb #1d2c9fa1
 def _open(item):
     "One item as (path, RGB image)"
     if isinstance(item, (str,Path)): return str(item),open_image(Path(item))
@@ -79,7 +79,7 @@ class Detector:
 
     def verdict(self, p): return 'fake' if p>=self.config['threshold'] else 'real'
 
-# %% ../nbs/09_detector.ipynb #2772b1c6
+# %% ../nbs/09_detector.ipynb #be30f273
 def _items(items):
     "`items` as a flat list, with folders searched"
     if isinstance(items, (str,Path,bytes,bytearray,np.ndarray,Image.Image)): items = [items]
@@ -107,7 +107,7 @@ def predict(self:Detector,
             answers.append(Answer(path, p, self.verdict(p)) if np.isfinite(p) else Answer(path, error='the model answers with no number'))
     return answers
 
-# %% ../nbs/09_detector.ipynb #da8bf85a
+# %% ../nbs/09_detector.ipynb #3116d17b
 def write_answers(
     path:str|Path, # A .csv
     answers:list[Answer], # As `predict` gives them
@@ -115,7 +115,7 @@ def write_answers(
     "Write answers as CSV, atomically"
     with atomic(path) as p: pd.DataFrame([vars(a) for a in answers]).to_csv(p, index=False)
 
-# %% ../nbs/09_detector.ipynb #2ae99005
+# %% ../nbs/09_detector.ipynb #359753d5
 def trained_on(
     folder:Path, # A model's folder, inside a comparison's
     paths:list[str], # Pictures

@@ -7,7 +7,7 @@ __all__ = ['RECIPES', 'augmentation', 'Recipe', 'NLLoss', 'accuracy', 'fast_prec
            'batch_size', 'face_learner', 'cached_features', 'head_learner', 'seed_everything', 'Run', 'KeepRun', 'Bar',
            'stage_plan', 'fit_stage', 'predict_split', 'finished', 'train_model', 'load_model']
 
-# %% ../nbs/04_learners.ipynb #6dc75c90
+# %% ../nbs/04_learners.ipynb #3f7b2b50
 import json,random,sys,time
 from contextlib import nullcontext
 from dataclasses import dataclass,asdict
@@ -36,13 +36,15 @@ from tqdm import tqdm
 import deepfake_nb
 from .core import InputError,atomic,read_json,write_json
 from .data import BatchLoader,FaceData,load_data,make_table
+from .cnns import keras_init
 from .backbones import FaceNet,create_model,count_params,fake_logit,prob_fake,stages
 
-# %% ../nbs/04_learners.ipynb #506369ae
+# %% ../nbs/04_learners.ipynb #70238c43
 @dataclass(frozen=True)
 class Recipe:
     "How models are trained"
     normalize:bool  # Normalise the input as the weights were trained?
+    keras_init:bool # Draw the head's first weights as Keras does? They are larger than PyTorch's, and fine-tuning is less steady
     resample:str    # How pictures are squished: 'nearest', 'bilinear' or 'lanczos'
     augment:bool    # Flip, compress and blur training pictures?
     zoom:float      # How much larger the copy is that augmented pictures are cropped from; 1 for no crops
@@ -60,12 +62,12 @@ class Recipe:
     keep_best:bool  # Keep the epoch with the lowest validation loss (else the last)?
 
 RECIPES = dict(
-    paper=Recipe(normalize=False, resample='nearest', augment=False, zoom=1., views=0, lr_cnn=1e-3, lr_head=1e-3, lr_top=1e-4, lr_decay=1.,
+    paper=Recipe(normalize=False, keras_init=True, resample='nearest', augment=False, zoom=1., views=0, lr_cnn=1e-3, lr_head=1e-3, lr_top=1e-4, lr_decay=1.,
         top=.25, wd=0., clip=0., smoothing=0., min_steps=1, one_cycle=False, keep_best=False),
-    tuned=Recipe(normalize=True, resample='lanczos', augment=True, zoom=8/7, views=6, lr_cnn=1e-3, lr_head=1e-3, lr_top=1e-3, lr_decay=.8,
+    tuned=Recipe(normalize=True, keras_init=False, resample='lanczos', augment=True, zoom=8/7, views=6, lr_cnn=1e-3, lr_head=1e-3, lr_top=1e-3, lr_decay=.8,
         top=.5, wd=.05, clip=1., smoothing=.1, min_steps=14, one_cycle=True, keep_best=True))
 
-# %% ../nbs/04_learners.ipynb #4b85c884
+# %% ../nbs/04_learners.ipynb #ef875493
 class NLLoss(nn.Module):
     "Negative log-likelihood of labels 0 and 1 under logits [n, 1] or [n, 2]; labels are smoothed when a gradient is wanted"
     def __init__(self,
@@ -85,10 +87,10 @@ def accuracy(
     "Share of right answers at a threshold of one half"
     return ((fake_logit(logits)>0)==(y==1)).float().mean()
 
-# %% ../nbs/04_learners.ipynb #e2114568
+# %% ../nbs/04_learners.ipynb #6b65480a
 augmentation = v2.Compose([v2.RandomHorizontalFlip(), v2.RandomApply([v2.JPEG((70,95))], p=.1), v2.RandomApply([v2.GaussianBlur(3, (.1,.6))], p=.05)])
 
-# %% ../nbs/04_learners.ipynb #923510fd
+# %% ../nbs/04_learners.ipynb #185fa504
 def fast_precision(
     device:torch.device=None, # fastai's default if not given
 )->str: # 'bf16', 'fp16' or 'float32'
@@ -116,7 +118,7 @@ class BFloat16(Callback):
     def after_fit(self):
         for h in self.hooks: h.remove()
 
-# %% ../nbs/04_learners.ipynb #6d99a9e7
+# %% ../nbs/04_learners.ipynb #2892ac00
 def param_groups(
     model:nn.Module, # As `create_model` gives it
 )->list[list[nn.Parameter]]: # Only what is to learn
@@ -152,7 +154,7 @@ def face_learner(
     dls = data.dls(batch_size(recipe, data, bs), augmentation if recipe.augment else None, device)
     return _learner(dls, model, recipe, precision or fast_precision(device))
 
-# %% ../nbs/04_learners.ipynb #91dc7830
+# %% ../nbs/04_learners.ipynb #e2a4ddaf
 @torch.no_grad()
 def cached_features(
     model:FaceNet, # Its backbone is run in evaluation mode
@@ -165,7 +167,7 @@ def cached_features(
     return tuple(torch.cat(o) for o in zip(*out))
 
 def _feature_loader(x, y, bs, shuffle, device):
-    return BatchLoader(lambda i: (x[i],TensorCategory(y[i])), len(x), bs, shuffle, shuffle and len(x)%bs==1, device)
+    return BatchLoader(lambda i: (x[i],TensorCategory(y[i])), len(x), bs, shuffle, shuffle and len(x)>=bs, device)
 
 def head_learner(
     data:FaceData, # Images and labels
@@ -188,7 +190,7 @@ def head_learner(
     dls = DataLoaders(_feature_loader(x, y, bs, True, device), _feature_loader(*valid, bs, False, device), device=device)
     return _learner(dls, model.head, recipe, 'float32')
 
-# %% ../nbs/04_learners.ipynb #b27938b7
+# %% ../nbs/04_learners.ipynb #989fcd3e
 def seed_everything(
     *parts:int, # What the randomness depends on, such as a seed and an epoch
 ):
@@ -196,7 +198,7 @@ def seed_everything(
     s = int(np.random.SeedSequence(parts).generate_state(1)[0])
     random.seed(s); np.random.seed(s); torch.manual_seed(s)
 
-# %% ../nbs/04_learners.ipynb #f238597e
+# %% ../nbs/04_learners.ipynb #63b1b065
 def _save_tensors(path, tensors, meta=None):
     "Write a dict of tensors, atomically"
     tensors = {k:v.detach().cpu().contiguous() for k,v in tensors.items()}
@@ -224,7 +226,7 @@ def _unpack(opt, tensors, rest, device):
         if k.startswith('opt.'): _,i,name = k.split('.', 2); rest[int(i)][name] = v.to(device)
     opt.load_state_dict(dict(state=rest, hypers=opt.hypers))
 
-# %% ../nbs/04_learners.ipynb #7a16749c
+# %% ../nbs/04_learners.ipynb #f9633519
 class Run:
     "One model in training: what its folder and its checkpoint know"
     def __init__(self,
@@ -265,7 +267,7 @@ class Run:
         if self.best: self.best_loss = meta['best_loss']
         self.resumed = tensors,meta['opt']
 
-# %% ../nbs/04_learners.ipynb #adb70095
+# %% ../nbs/04_learners.ipynb #894723f8
 class KeepRun(Callback):
     "Seed every epoch; after it, note the losses, keep the best weights, write the history and a checkpoint"
     order = 65
@@ -308,7 +310,7 @@ class Bar(Callback):
     def after_batch(self): self.batches.update()
     def after_epoch(self): self.batches.close()
 
-# %% ../nbs/04_learners.ipynb #86304095
+# %% ../nbs/04_learners.ipynb #462e5baa
 def stage_plan(
     model:nn.Module, # As `create_model` gives it
     frozen_epochs:int=7, # For backbones
@@ -344,11 +346,11 @@ def fit_stage(
     if done: _unpack(learn.opt, *run.resumed, device)
     cbs = [KeepRun(run, stage, recipe.keep_best), Bar(f"{run.config['model']}, {stage}")]
     with learn.no_bar(), learn.no_logging():
-        if recipe.one_cycle: learn.fit_one_cycle(epochs, lrs, cbs=cbs, start_epoch=done)
+        if recipe.one_cycle: learn.fit_one_cycle(epochs, lrs, moms=(.9,.9,.9), cbs=cbs, start_epoch=done)
         else: learn.fit(epochs, lrs, cbs=cbs, start_epoch=done)
     if run.error: raise run.error
 
-# %% ../nbs/04_learners.ipynb #c34b15cb
+# %% ../nbs/04_learners.ipynb #b224c37a
 @torch.no_grad()
 def predict_split(
     model:nn.Module, # As `create_model` gives it
@@ -367,7 +369,7 @@ def _predictions(model, data, bs, device):
     rows = [data.table[data.table.split==s].assign(prob_fake=predict_split(model, data, s, bs, device)) for s in ('valid','test') if (data.table.split==s).any()]
     return pd.concat(rows)[['path','label','split','prob_fake']]
 
-# %% ../nbs/04_learners.ipynb #1205fed7
+# %% ../nbs/04_learners.ipynb #a89c94c1
 def finished(
     folder:str|Path, # A model's folder
 )->bool:
@@ -405,6 +407,7 @@ def train_model(
     if finished(folder): return read_json(folder/'config.json')
     seed_everything(seed)
     model = create_model(name, data.size, weights, rec.normalize)
+    if rec.keras_init and isinstance(model, FaceNet): keras_init(model.head)
     plan = stage_plan(model, frozen_epochs, epochs)
     run = Run(folder, model, dict(model=name, size=data.size, weights=model.weights_name, recipe_name=recipe, recipe=asdict(rec), plan=plan, batch_size=bs,
         seed=seed, precision=fast_precision(device), device=device.type, params=count_params(model)[0], threshold=.5, version=deepfake_nb.__version__))
@@ -414,7 +417,7 @@ def train_model(
     _finish(run, data, device)
     return run.config
 
-# %% ../nbs/04_learners.ipynb #2e845e7b
+# %% ../nbs/04_learners.ipynb #86106a5c
 def load_model(
     folder:str|Path, # A model's folder
 )->tuple[nn.Module,dict]: # The model in evaluation mode, and its config

@@ -7,7 +7,7 @@ __all__ = ['CLIP', 'FPRS', 'as_vector', 'first_bad', 'check_scores', 'nll', 'acc
            'eer', 'best_tpr', 'tpr_at_fpr', 'plot_roc', 'bin_index', 'ece', 'plot_reliability', 'named', 'scores',
            'image_costs', 'rank_counts', 'bootstrap', 'intervals', 'evaluate_scores']
 
-# %% ../nbs/05_metrics.ipynb #d2fb0882
+# %% ../nbs/05_metrics.ipynb #897649ed
 import numpy as np
 import matplotlib.pyplot as plt
 from sklearn.calibration import calibration_curve
@@ -15,7 +15,7 @@ from sklearn.metrics import accuracy_score,average_precision_score,brier_score_l
 
 from .core import InputError
 
-# %% ../nbs/05_metrics.ipynb #8db10eea
+# %% ../nbs/05_metrics.ipynb #8a0c2195
 def as_vector(
     x,        # List, array, series or CPU tensor
     what:str, # What it holds, for the message
@@ -34,7 +34,7 @@ def first_bad(
     i = int(np.argmin(ok))
     return f"{x[i]:g} at index {i}"
 
-# %% ../nbs/05_metrics.ipynb #b9d77c4c
+# %% ../nbs/05_metrics.ipynb #1eec4743
 def check_scores(
     y,         # Labels, 0 real and 1 fake [n]
     prob_fake, # Probability of fake [n]
@@ -49,7 +49,7 @@ def check_scores(
     if y[0] == y.min() == y.max(): raise InputError(f"all {len(y)} labels are {y[0]:g}: scores need both classes, so add {'real' if y[0] else 'fake'} images")
     return y.astype(int), p
 
-# %% ../nbs/05_metrics.ipynb #1c6684ea
+# %% ../nbs/05_metrics.ipynb #58af5c16
 CLIP = 1e-7
 
 def nll(
@@ -60,7 +60,7 @@ def nll(
     y,p = check_scores(y, prob_fake)
     return float(log_loss(y, p.clip(CLIP, 1-CLIP)))
 
-# %% ../nbs/05_metrics.ipynb #6150a8db
+# %% ../nbs/05_metrics.ipynb #22cd210f
 def accuracy(
     y,                  # Labels, 0 real and 1 fake [n]
     prob_fake,          # Probability of fake [n]
@@ -70,7 +70,7 @@ def accuracy(
     y,p = check_scores(y, prob_fake)
     return float(accuracy_score(y, p>=threshold))
 
-# %% ../nbs/05_metrics.ipynb #a3e403c7
+# %% ../nbs/05_metrics.ipynb #0d39ce1b
 def brier(
     y,         # Labels, 0 real and 1 fake [n]
     prob_fake, # Probability of fake [n]
@@ -78,7 +78,7 @@ def brier(
     "Average the squared error of the probability; Brier (1950), in the two-class form that ends at 1"
     return float(brier_score_loss(*check_scores(y, prob_fake)))
 
-# %% ../nbs/05_metrics.ipynb #3082f9a6
+# %% ../nbs/05_metrics.ipynb #4b6aca5a
 def auc(
     y,         # Labels, 0 real and 1 fake [n]
     prob_fake, # Probability of fake [n]
@@ -86,7 +86,7 @@ def auc(
     "Area under the ROC curve: how often a fake outscores a real image; Hanley and McNeil (1982)"
     return float(roc_auc_score(*check_scores(y, prob_fake)))
 
-# %% ../nbs/05_metrics.ipynb #378a7615
+# %% ../nbs/05_metrics.ipynb #b79f31ca
 def ap(
     y,         # Labels, 0 real and 1 fake [n]
     prob_fake, # Probability of fake [n]
@@ -94,7 +94,7 @@ def ap(
     "Average precision, fake being the positive class, without interpolation; Davis and Goadrich (2006)"
     return float(average_precision_score(*check_scores(y, prob_fake)))
 
-# %% ../nbs/05_metrics.ipynb #343011bb
+# %% ../nbs/05_metrics.ipynb #38ca3473
 def roc(
     y,         # Labels, 0 real and 1 fake [n]
     prob_fake, # Probability of fake [n]
@@ -102,7 +102,7 @@ def roc(
     "Trace the ROC curve, one point a distinct score; Fawcett (2006)"
     return roc_curve(*check_scores(y, prob_fake), drop_intermediate=False)[:2]
 
-# %% ../nbs/05_metrics.ipynb #b7b1df13
+# %% ../nbs/05_metrics.ipynb #7009aad8
 def crossing(
     fpr:np.ndarray, # False-positive rates along the curve
     tpr:np.ndarray, # True-positive rates along the curve
@@ -117,7 +117,7 @@ def eer(
     "Equal error rate, interpolated between the points of the ROC curve; Martin et al. (1997)"
     return crossing(*roc(y, prob_fake))
 
-# %% ../nbs/05_metrics.ipynb #1b66c50d
+# %% ../nbs/05_metrics.ipynb #a1f1f897
 def best_tpr(
     fpr:np.ndarray, # False-positive rates along the curve, rising
     tpr:np.ndarray, # True-positive rates along the curve, rising
@@ -135,7 +135,7 @@ def tpr_at_fpr(
     if not 0<=fpr<=1: raise InputError(f"false-alarm rate {fpr}: give a share from 0 to 1")
     return best_tpr(*roc(y, prob_fake), fpr)
 
-# %% ../nbs/05_metrics.ipynb #0668f72d
+# %% ../nbs/05_metrics.ipynb #1f377be4
 FPRS = .005,.05
 
 def plot_roc(
@@ -154,7 +154,7 @@ def plot_roc(
     ax.legend(loc='lower right')
     return ax
 
-# %% ../nbs/05_metrics.ipynb #b1e882bb
+# %% ../nbs/05_metrics.ipynb #29b19bdd
 def bin_index(
     p:np.ndarray,  # Probabilities [n]
     n_bins:int=15, # How many bins of equal width
@@ -172,7 +172,7 @@ def ece(
     y,p = check_scores(y, prob_fake)
     return float(np.abs(np.bincount(bin_index(p, n_bins), p-y)).sum() / len(y))
 
-# %% ../nbs/05_metrics.ipynb #abf66e99
+# %% ../nbs/05_metrics.ipynb #23dd4b5f
 def plot_reliability(
     y,             # Labels, 0 real and 1 fake [n]
     prob_fake,     # Probability of fake [n]
@@ -190,7 +190,7 @@ def plot_reliability(
     ax.legend(loc='upper left')
     return ax
 
-# %% ../nbs/05_metrics.ipynb #8c38643b
+# %% ../nbs/05_metrics.ipynb #0430747e
 def named(
     values, # Loss, accuracy, AUC, AP, EER, one true-positive rate for each of `FPRS`, Brier score, ECE
 )->dict: # The same by name; `tpr_at_fpr` is a dict of its own
@@ -211,7 +211,7 @@ def scores(
     n_real,n_fake = np.bincount(y).tolist()
     return named(values) | dict(n_real=n_real, n_fake=n_fake)
 
-# %% ../nbs/05_metrics.ipynb #9f365c84
+# %% ../nbs/05_metrics.ipynb #9b48e2fe
 def image_costs(
     p:np.ndarray,       # Distinct probabilities [k]
     threshold:float=.5, # An image is called fake from here on
@@ -220,7 +220,7 @@ def image_costs(
     q,fake = p.clip(CLIP, 1-CLIP),p>=threshold
     return np.stack([-np.log(1-q), ~fake, p**2]), np.stack([-np.log(q), fake, (1-p)**2])
 
-# %% ../nbs/05_metrics.ipynb #e7808f2e
+# %% ../nbs/05_metrics.ipynb #ad6d6b82
 def rank_counts(
     real:np.ndarray, # Real images at each distinct score, highest score first [k]
     fake:np.ndarray, # Fake images there [k]
@@ -232,7 +232,7 @@ def rank_counts(
     precision = tp[1:] / np.maximum(fp+tp, 1)[1:]
     return area, (fake*precision).sum()/tp[-1], crossing(fpr, tpr), *[best_tpr(fpr, tpr, o) for o in FPRS]
 
-# %% ../nbs/05_metrics.ipynb #823c118e
+# %% ../nbs/05_metrics.ipynb #a427e561
 def bootstrap(
     y,                  # Labels, 0 real and 1 fake [n]
     prob_fake,          # Probability of fake [n]
@@ -255,7 +255,7 @@ def bootstrap(
         return loss, right, *rank_counts(real, fake), square, gap
     return np.array([resample() for _ in range(n_boot)])
 
-# %% ../nbs/05_metrics.ipynb #ccae6933
+# %% ../nbs/05_metrics.ipynb #fad5299e
 def intervals(
     y,                  # Labels, 0 real and 1 fake [n]
     prob_fake,          # Probability of fake [n]
@@ -266,7 +266,7 @@ def intervals(
     "Estimate 95 % bootstrap percentile intervals, stratified by class; Efron and Tibshirani (1993)"
     return named(np.percentile(bootstrap(y, prob_fake, n_boot, seed, threshold), [2.5,97.5], axis=0).T.tolist())
 
-# %% ../nbs/05_metrics.ipynb #da9f6bda
+# %% ../nbs/05_metrics.ipynb #3ef54634
 def evaluate_scores(
     y,                  # Labels, 0 real and 1 fake [n]
     prob_fake,          # Probability of fake [n]

@@ -106,7 +106,7 @@ def test_wrong_options(cli, faces, trained, tmp_path):
     refused(compare('--models', 'cnn1', '--recipe', 'secret'), 'tuned')
     refused(compare('--models', 'cnn1', '--batch-size', 1), 'batch')
     refused(compare('--models', 'cnn1', '--epochs', -1), 'epochs')
-    refused(compare('--models', 'cnn1', '--size', 'big'), 'big')
+    refused(compare('--models', 'cnn1', '--size', 'big'), '--size', 'integer')
     refused(compare('--models', 'cnn1', '--seed', -1), 'seed')
     refused(compare('--nothing'), '--nothing')
     refused(compare('--models', 'resnet18', '--weights', tmp_path/'nowhere'), 'nowhere')
