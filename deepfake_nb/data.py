@@ -8,7 +8,7 @@ __all__ = ['MAX_PIXELS', 'MIN_SIDE', 'FILTERS', 'LABELS', 'SPLITS', 'COLUMNS', '
            'make_table', 'quotas', 'shuffled', 'read_file', 'PixelCache', 'pixel_cache', 'near_pairs', 'join_groups',
            'split_rows', 'leaking', 'FaceData', 'load_data', 'BatchLoader', 'unit_range']
 
-# %% ../nbs/01_data.ipynb #96ad79c4
+# %% ../nbs/01_data.ipynb #c91e32df
 import hashlib,io,os,warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -32,7 +32,7 @@ from tqdm import tqdm
 
 from .core import InputError,atomic,cache_dir,read_json,write_json
 
-# %% ../nbs/01_data.ipynb #35c82b5b
+# %% ../nbs/01_data.ipynb #2c40fe93
 def upright_rgb(
     img:Image.Image, # Any picture that Pillow opens
 )->Image.Image: # Mode RGB, upright
@@ -45,7 +45,7 @@ def upright_rgb(
         img = Image.alpha_composite(Image.new('RGBA', img.size, 'white'), img)
     return img.convert('RGB')
 
-# %% ../nbs/01_data.ipynb #b2d0a670
+# %% ../nbs/01_data.ipynb #96b41a93
 MAX_PIXELS = 80_000_000 # Larger pictures are refused: a small file can unpack to more than the memory holds
 MIN_SIDE = 16           # Pixels; smaller ones hold no face
 
@@ -70,7 +70,7 @@ def open_image(
     except OSError as e: raise ValueError(f"unreadable or damaged: {e.strerror or e}") from e
     except (SyntaxError,IndexError,TypeError,EOFError) as e: raise ValueError(f"damaged: {e}") from e
 
-# %% ../nbs/01_data.ipynb #0a60a09c
+# %% ../nbs/01_data.ipynb #950b8e3e
 FILTERS = dict(nearest=Image.Resampling.NEAREST, bilinear=Image.Resampling.BILINEAR, lanczos=Image.Resampling.LANCZOS)
 
 def squish(
@@ -81,7 +81,7 @@ def squish(
     "Resize `img` to a square, whatever its shape"
     return np.array(img if img.size==(size,size) else img.resize((size,size), FILTERS[resample]))
 
-# %% ../nbs/01_data.ipynb #e41b0644
+# %% ../nbs/01_data.ipynb #1959e389
 LABELS = dict(real=0, fake=1)
 SPLITS = 'train','valid','test'
 COLUMNS = ['path','label','source','group','split']
@@ -108,7 +108,7 @@ def from_folder(
     "The table of a folder, or of any tree of folders"
     return _rows(find_images(folder), label, source or Path(folder).resolve().name)
 
-# %% ../nbs/01_data.ipynb #f5e62452
+# %% ../nbs/01_data.ipynb #c561c73c
 def _celeba_file(root, stem):
     "The CelebA list called `stem` (.txt or .csv) as a dict from file name to value; empty if there is none"
     found = sorted(o for ext in ('txt','csv') for o in Path(root).glob(f'**/{stem}.{ext}'))
@@ -140,7 +140,7 @@ def from_celeba(
         df['split'] = parts.astype(int).map(dict(enumerate(SPLITS)))
     return df
 
-# %% ../nbs/01_data.ipynb #eee1042e
+# %% ../nbs/01_data.ipynb #9affec35
 def _values(df, col, allowed, csv):
     "Column `col` of `df` as plain lower-case strings, checked against `allowed`"
     vals = df[col].astype(str).str.strip().str.lower()
@@ -164,7 +164,7 @@ def from_csv(
     df['split'] = _values(df, 'split', (*SPLITS,''), csv)
     return df.assign(path=[os.path.abspath(csv.parent/o) for o in df.path], label=labels)[COLUMNS]
 
-# %% ../nbs/01_data.ipynb #48657c2c
+# %% ../nbs/01_data.ipynb #9ad2f064
 def from_splits(
     root:str|Path, # Holds `{train,valid,test}/{real,fake}`; `test` may be left out
 )->pd.DataFrame:
@@ -176,7 +176,7 @@ def from_splits(
         raise InputError(f"no train/real and train/fake under {str(root)!r}: it must hold {{train,valid,test}}/{{real,fake}}")
     return pd.concat([from_folder(root/s/l, LABELS[l], f'{root.resolve().name}-{l}').assign(split=s) for s,l in parts], ignore_index=True)
 
-# %% ../nbs/01_data.ipynb #fda134ef
+# %% ../nbs/01_data.ipynb #25471f2c
 def load_source(
     path:str|Path, # A folder, a CelebA root or a CSV
     label:int, # 0 real, 1 fake; a CSV's own labels rule
@@ -215,7 +215,7 @@ def make_table(
         if not (df.label==l).any(): raise InputError(f"no {name} images: both classes are needed, name a source of each")
     return df
 
-# %% ../nbs/01_data.ipynb #ef618841
+# %% ../nbs/01_data.ipynb #42eddbd9
 def quotas(
     table:pd.DataFrame, # As `make_table` gives it
     n:int=10_000, # Images of each class at most
@@ -232,7 +232,7 @@ def shuffled(
     "The rows in an order drawn from `seed`"
     return table.sample(frac=1, random_state=seed, ignore_index=True)
 
-# %% ../nbs/01_data.ipynb #b4ce7e01
+# %% ../nbs/01_data.ipynb #6811cd77
 def read_file(
     path:str|Path, # An image
     sizes:tuple=(224,), # Sides of the squares wanted, pixels
@@ -247,7 +247,7 @@ def read_file(
     look = np.packbits(imagehash.phash(img, hash_size=16).hash)
     return [squish(img, o, resample) for o in sizes],hashlib.sha256(data).hexdigest(),look
 
-# %% ../nbs/01_data.ipynb #baefe5c4
+# %% ../nbs/01_data.ipynb #1307dce3
 class PixelCache:
     "The pixels of many files, squished and stored once in `folder`, read through a memory map"
     def __init__(self,
@@ -263,7 +263,7 @@ class PixelCache:
         if file.stat().st_size != np.prod(shape): raise InputError(f"{str(file)!r} is damaged: remove its folder")
         return np.memmap(file, np.uint8, 'r', shape=shape)
 
-# %% ../nbs/01_data.ipynb #162e5e7a
+# %% ../nbs/01_data.ipynb #6e15bc2e
 def _stat(path):
     try: st = os.stat(path)
     except OSError: return 'missing'
@@ -317,7 +317,7 @@ def pixel_cache(
     except (InputError,OSError,ValueError,KeyError): _fill(folder, table, quota, sizes, resample)
     return PixelCache(folder)
 
-# %% ../nbs/01_data.ipynb #7b4bd1d3
+# %% ../nbs/01_data.ipynb #62df051c
 def near_pairs(
     looks:np.ndarray, # uint8 [n, 32], perceptual hashes
     max_bits:int=24, # Largest number of differing bits, of 256
@@ -344,7 +344,7 @@ def join_groups(
     a,b = np.concatenate(links).T
     return connected_components(coo_array((np.ones(len(a)), (a,b)), shape=(n,n)), directed=False)[1]
 
-# %% ../nbs/01_data.ipynb #77e939b1
+# %% ../nbs/01_data.ipynb #d4350bc7
 def split_rows(
     labels:np.ndarray, # int [n], 0 real, 1 fake
     groups:np.ndarray, # int [n]
@@ -369,7 +369,7 @@ def leaking(
     rank = pd.Series(split).map({s:i for i,s in enumerate(SPLITS)})
     return (rank < rank.groupby(np.asarray(groups)).transform('max')).to_numpy()
 
-# %% ../nbs/01_data.ipynb #24bc0a7f
+# %% ../nbs/01_data.ipynb #4db4274b
 @dataclass
 class FaceData:
     "Images that were read, checked, balanced and split"
@@ -395,7 +395,7 @@ class FaceData:
 
     def counts(self): return self.table.groupby(['split','label']).size().unstack(fill_value=0).rename(columns={v:k for k,v in LABELS.items()})
 
-# %% ../nbs/01_data.ipynb #a6035b28
+# %% ../nbs/01_data.ipynb #f291f16d
 def _leave_out(files, bad, which, reason):
     "Move the rows `which` of `files` to `bad`"
     return files[~which],pd.concat([bad, pd.DataFrame(dict(path=files.path[which], reason=reason))], ignore_index=True)
@@ -436,7 +436,7 @@ def load_data(
         if files.label[files.split==s].nunique() < 2: raise InputError(f"the {s} split has not both classes: give more images, or smaller groups")
     return FaceData(files[COLUMNS], bad, store.pixels[size], store.pixels[wide] if wide>size else None)
 
-# %% ../nbs/01_data.ipynb #edb009ae
+# %% ../nbs/01_data.ipynb #7717ab90
 class BatchLoader(DataLoader):
     "A fastai `DataLoader` that asks for a whole batch at once"
     def __init__(self,
@@ -455,7 +455,7 @@ class BatchLoader(DataLoader):
     def create_batches(self, samps):
         for idxs in chunked(samps, self.bs, self.drop_last): yield self.cut(list(idxs))
 
-# %% ../nbs/01_data.ipynb #248d9de2
+# %% ../nbs/01_data.ipynb #5ca91f34
 def unit_range(
     b:tuple, # uint8 [n, 3, size, size] and labels
 )->tuple: # The same with floats in [0, 1]
@@ -496,7 +496,7 @@ def loader(self:FaceData,
     def cut(idxs): return self.cut(rows[idxs], augment),TensorCategory(labels[idxs])
     return BatchLoader(cut, len(rows), bs, shuffle, drop_last, device, unit_range)
 
-# %% ../nbs/01_data.ipynb #69157659
+# %% ../nbs/01_data.ipynb #4b49341a
 @patch
 def show_batch(self:BatchLoader,
     max_n:int=8, # Pictures at most
