@@ -1,5 +1,5 @@
 "What several tests share: a small sample, a small run, and the command line without a new process."
-import os,sys
+import os,shutil,sys
 from pathlib import Path
 
 os.environ.update(MPLBACKEND='Agg', HF_HUB_OFFLINE='1', TQDM_DISABLE='1')
@@ -39,3 +39,15 @@ def trained(faces, tmp_path_factory):
     settings = cmp.Comparison(['cnn2','resnet18'], size=32, batch_size=16, frozen_epochs=1, epochs=2, weights='none')
     cmp.compare(make_table([faces/'real'], [faces/'fake']), out, settings, say=lambda o: None)
     return out
+
+@pytest.fixture(scope='session')
+def browser():
+    "The system's own Chromium without a window, driven by playwright"
+    exe = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
+    if not exe: pytest.skip('no Chromium on this machine: apt-get install chromium')
+    from playwright.sync_api import sync_playwright
+    flags = '--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync'
+    with sync_playwright() as p:
+        b = p.chromium.launch(executable_path=exe, args=flags.split())
+        yield b
+        b.close()

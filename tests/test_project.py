@@ -73,6 +73,8 @@ def test_readme_is_the_index():
     spec.loader.exec_module(tools := module_from_spec(spec))
     assert md.read_text(encoding='utf-8') == tools.readme(index), 'run python tools/readme.py'
 
+EXTRAS = {'app','dev','onnx','video'}
+
 def requirements(name):
     "One of the lists in settings.ini"
     config = ConfigParser(delimiters=['='])
@@ -88,9 +90,10 @@ def test_wheel_is_whole(copy):
     meta = email.message_from_bytes(wheel.read(next(o for o in wheel.namelist() if o.endswith('.dist-info/METADATA'))))
     needs = [Requirement(o) for o in meta.get_all('Requires-Dist')]
     assert {str(o) for o in needs if 'extra' not in str(o.marker)} == requirements('requirements')
-    assert meta.get_all('Provides-Extra') == ['dev']
-    dev = {re.sub(r' *(and|;) *extra == "dev"$', '', str(o)) for o in needs if 'extra' in str(o.marker)}
-    assert dev == requirements('dev_requirements')
+    assert set(meta.get_all('Provides-Extra')) == EXTRAS
+    for extra in EXTRAS:
+        tail = re.compile(rf' *(and|;) *extra == "{extra}"$')
+        assert {tail.sub('', str(o)) for o in needs if tail.search(str(o))} == requirements(f'{extra}_requirements')
 
 def test_dependencies_stand_in_one_place():
     project = tomllib.loads((ROOT/'pyproject.toml').read_text(encoding='utf-8'))['project']
