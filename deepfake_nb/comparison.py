@@ -20,7 +20,8 @@ from jinja2 import Environment
 import deepfake_nb
 from .core import InputError,atomic,read_json,sweep,write_json
 from .faces import cached_sample
-from .data import LABELS,MIN_SIDE,load_data,make_table
+from .images import MIN_SIDE
+from .data import LABELS,load_data,make_table
 from .backbones import MODELS,create_model
 from .learners import RECIPES,train_model
 from .metrics import evaluate_scores,plot_reliability,plot_roc

@@ -18,7 +18,7 @@ from torch import nn
 from tqdm import tqdm
 
 from .core import InputError,atomic
-from .data import find_images,open_image,squish,upright_rgb
+from .images import find_images,open_image,squish,upright_rgb
 from .backbones import prob_fake
 from .learners import load_model
 from .metrics import evaluate_scores
