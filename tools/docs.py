@@ -8,6 +8,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 MODULE = re.compile(r'\d+\w?_(\w+)')
 SOURCE = re.compile(r'\[source\]\(/blob/[^)]*\)\{[^}]*\}\n*')     # leads nowhere while pyproject.toml names no repository
+MATH = re.compile(r'(```.*?```|`[^`\n]+`)|\$\$(.+?)\$\$|\$(?=\S)([^$`\n]+?)(?<=\S)\$(?!\d)', re.S)
+WEB_FONT = re.compile(r'@import\s*url\(["\']?https://fonts\.googleapis[^)]*\)[^;]*;')
 SYMBOL = re.compile(r'(?<=\]\()/(\w+)\.html(?=[#)])')             # nbdev's link to a symbol of ours
 
 def sidebar(
@@ -29,11 +31,19 @@ def stage()->Path: # The folder with the staged notebooks
     nbdev_sidebar.__wrapped__()
     return proc_nbs(get_config().nbs_path)
 
+def formula(
+    m:re.Match, # Of `MATH`
+)->str: # Code as it was, or a formula as MathML
+    "Let the browser set formulas, without a script from elsewhere"
+    from latex2mathml.converter import convert
+    if m[1]: return m[1]
+    return convert(m[2] or m[3], display='block' if m[2] else 'inline')
+
 def mend(
     cache:Path, # The staged notebooks; changed in place
     url:str, # Where the site will stand, or '' if that is not known
 ):
-    "Group the sidebar, and lead links to symbols to the pages of both renderers"
+    "Group the sidebar, lead links to symbols to the pages of both renderers, and set formulas as MathML"
     pages = sorted(o.relative_to(cache).as_posix() for o in cache.rglob('*.ipynb') if not o.relative_to(cache).parts[0].startswith('_'))
     (cache/'sidebar.yml').write_text(yaml.safe_dump(dict(website=dict(sidebar=dict(contents=sidebar(pages)))), sort_keys=False))
     home = {m[1]:o for o in pages if (m := MODULE.match(o.removesuffix('.ipynb')))}
@@ -42,7 +52,7 @@ def mend(
     for p in map(cache.joinpath, pages):
         nb = nbformat.read(p, as_version=4)
         for c in nb.cells:
-            if c.cell_type=='markdown': c.source = fix(c.source)
+            if c.cell_type=='markdown': c.source = MATH.sub(formula, fix(c.source))
             for o in c.get('outputs', []):
                 if (text := o.get('data', {}).get('text/markdown')): o.data['text/markdown'] = fix(text)
         nbformat.write(nb, p)
@@ -61,6 +71,12 @@ def render(
     from smalldocs.site import build
     return [o for o in build(str(cache), quiet=True).warnings if 'broken link' in o]
 
+def own_fonts(
+    site:Path, # The rendered site; changed in place
+):
+    "Take the themes' web fonts out: a reader's own do, and no page asks another machine for anything"
+    for p in site.rglob('*.css'): p.write_text(WEB_FONT.sub('', p.read_text(encoding='utf-8')), encoding='utf-8')
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--url', default='', help="where the site will stand; social cards need it to name their picture")
@@ -71,6 +87,7 @@ def main():
     mend(cache, url)
     shutil.rmtree(cache/'_docs', ignore_errors=True)
     broken = render(cache)
+    own_fonts(cache/'_docs')
     shutil.rmtree(ROOT/'_docs', ignore_errors=True)
     shutil.move(cache/'_docs', ROOT/'_docs')
     print(f"{len(list((ROOT/'_docs').rglob('*.html')))} pages in _docs, by {'Quarto' if shutil.which('quarto') else 'smalldocs'}: open _docs/index.html")
