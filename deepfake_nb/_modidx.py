@@ -321,4 +321,14 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'deepfake_nb.metrics.roc': ('metrics.html#roc', 'deepfake_nb/metrics.py'),
                                      'deepfake_nb.metrics.scores': ('metrics.html#scores', 'deepfake_nb/metrics.py'),
                                      'deepfake_nb.metrics.shown': ('metrics.html#shown', 'deepfake_nb/metrics.py'),
-                                     'deepfake_nb.metrics.tpr_at_fpr': ('metrics.html#tpr_at_fpr', 'deepfake_nb/metrics.py')}}}
+                                     'deepfake_nb.metrics.tpr_at_fpr': ('metrics.html#tpr_at_fpr', 'deepfake_nb/metrics.py')},
+            'deepfake_nb.spectrum': { 'deepfake_nb.spectrum.Spectrum': ('spectrum.html#spectrum', 'deepfake_nb/spectrum.py'),
+                                      'deepfake_nb.spectrum.Spectrum.__init__': ( 'spectrum.html#spectrum.__init__',
+                                                                                  'deepfake_nb/spectrum.py'),
+                                      'deepfake_nb.spectrum.Spectrum.features': ( 'spectrum.html#spectrum.features',
+                                                                                  'deepfake_nb/spectrum.py'),
+                                      'deepfake_nb.spectrum.Spectrum.forward': ( 'spectrum.html#spectrum.forward',
+                                                                                 'deepfake_nb/spectrum.py'),
+                                      'deepfake_nb.spectrum.dft_matrices': ('spectrum.html#dft_matrices', 'deepfake_nb/spectrum.py'),
+                                      'deepfake_nb.spectrum.fit_head': ('spectrum.html#fit_head', 'deepfake_nb/spectrum.py'),
+                                      'deepfake_nb.spectrum.ring_matrix': ('spectrum.html#ring_matrix', 'deepfake_nb/spectrum.py')}}}
