@@ -56,6 +56,7 @@ def compare(
     weights:Annotated[str, typer.Option(help='auto, imagenet, none, or a folder of .safetensors')]='auto',
     out:Annotated[str, typer.Option(metavar='DIR', help='The run folder')]='runs/compare',
     seed:Annotated[int, typer.Option(help='Of everything that is random')]=0,
+    seeds:Annotated[Optional[str], typer.Option(metavar='LIST', help='A run for each, such as 0,1,2: means and spread')]=None,
     resume:Annotated[bool, typer.Option('--resume', help='Go on with an interrupted run')]=False,
 ):
     "Train all models on the same images and compare them; without data, on the embedded sample"
@@ -63,8 +64,8 @@ def compare(
     from deepfake_nb.data import make_table
     sample = not (real or fake or data)
     settings = cmp.fill_settings(sample, models=list(cmp.MODELS) if models=='all' else [o.strip() for o in models.split(',') if o.strip()], recipe=recipe, size=size,
-        batch_size=batch_size, frozen_epochs=frozen_epochs, epochs=epochs, n_per_class=n_per_class, weights=weights, seed=seed, data=None if sample else _described(real or [], fake or [], data))
-    table = cmp.sample_table(settings.n_per_class, seed) if sample else make_table(real or [], fake or [], data, partition)
+        batch_size=batch_size, frozen_epochs=frozen_epochs, epochs=epochs, n_per_class=n_per_class, weights=weights, **(cmp.read_seeds(seeds) if seeds else dict(seed=seed)), data=None if sample else _described(real or [], fake or [], data))
+    table = cmp.sample_table(settings.n_per_class, settings.seed) if sample else make_table(real or [], fake or [], data, partition)
     cmp.compare(table, out, settings, resume, _say)
     print((Path(out)/'comparison.md').read_text(encoding='utf-8'))
     _say(f"wrote {Path(out)/'report.html'}")
