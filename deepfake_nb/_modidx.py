@@ -29,8 +29,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'deepfake_nb.backbones.stages': ('backbones.html#stages', 'deepfake_nb/backbones.py'),
                                        'deepfake_nb.backbones.timm_name': ('backbones.html#timm_name', 'deepfake_nb/backbones.py')},
             'deepfake_nb.calibration': { 'deepfake_nb.calibration._allowed': ('calibration.html#_allowed', 'deepfake_nb/calibration.py'),
-                                         'deepfake_nb.calibration._just_above': ( 'calibration.html#_just_above',
-                                                                                  'deepfake_nb/calibration.py'),
                                          'deepfake_nb.calibration._two_classes': ( 'calibration.html#_two_classes',
                                                                                    'deepfake_nb/calibration.py'),
                                          'deepfake_nb.calibration.choose_thresholds': ( 'calibration.html#choose_thresholds',

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['fit_temperature', 'choose_thresholds']
 
-# %% ../nbs/03_calibration.ipynb #2e814a35
+# %% ../nbs/03_calibration.ipynb #88aa2531
 import numpy as np
 from scipy.optimize import minimize_scalar
 
 from .core import InputError
 
-# %% ../nbs/03_calibration.ipynb #80c7b3c7
+# %% ../nbs/03_calibration.ipynb #ba238f85
 def _two_classes(y, x, what):
     "Labels and values as arrays, both classes present and every value finite"
     y,x = np.asarray(y).astype(int),np.asarray(x, np.float64)
@@ -31,14 +31,10 @@ def fit_temperature(
     loss = lambda log_t: (np.logaddexp(0, x*np.exp(-log_t)) - target*x*np.exp(-log_t)).mean()
     return float(np.exp(minimize_scalar(loss, bounds=(-np.log(bound), np.log(bound)), method='bounded').x))
 
-# %% ../nbs/03_calibration.ipynb #cfa1cc30
+# %% ../nbs/03_calibration.ipynb #29ccdafa
 def _allowed(scores, rate):
-    "The highest score that is left when a share `rate` of the highest is set aside"
-    return np.sort(scores)[::-1][int(rate*len(scores)+1e-9)]
-
-def _just_above(x, p):
-    "Halfway from `x` to the next of the scores `p`, or to 1; above 1 if `x` is 1"
-    return float(np.nextafter(1, 2) if x>=1 else (x+p[p>x].min(initial=1))/2)
+    "The lowest score that is left when a share `rate` of the lowest is set aside"
+    return np.sort(scores)[int(rate*len(scores)+1e-9)]
 
 def choose_thresholds(
     y, # Labels, 0 real and 1 fake [n]
@@ -48,6 +44,7 @@ def choose_thresholds(
     "Where 'real' ends and 'fake' begins; one point for both where the classes lie apart"
     if not 0 <= false_alarm_rate < 1: raise InputError(f"false-alarm rate {false_alarm_rate}: use 0 or more, and less than 1")
     y,p = _two_classes(y, prob_fake, 'probability')
-    real,fake = _allowed(p[y==0], false_alarm_rate),1-_allowed(1-p[y==1], false_alarm_rate)
+    real,fake = -_allowed(-p[y==0], false_alarm_rate),_allowed(p[y==1], false_alarm_rate)
     if real<fake: return (.5 if real<.5<=fake else float(real+fake)/2,)*2
-    return max(0., 1-_just_above(1-fake, 1-p)),_just_above(real, p)
+    threshold = np.nextafter(1, 2) if real>=1 else (real+p[p>real].min(initial=1))/2
+    return float(fake+p[p<fake].max(initial=0))/2,float(threshold)

@@ -146,7 +146,7 @@ def model_row(
     return {**{k:c[k] for k in ('model','weights','params')}, **_flat('valid', metrics['valid']), **(_flat('test', metrics['test']) if 'test' in metrics else {}),
         **{k:c[k] for k in ('seconds','seconds_per_epoch','images_per_second')}}
 
-# %% ../nbs/06_comparison.ipynb #ecc44177
+# %% ../nbs/06_comparison.ipynb #2a6fbb94
 def run_folders(
     out:str|Path, # A comparison's folder
 )->list[Path]: # Folders of runs with one seed each
@@ -177,7 +177,7 @@ def networks(
     "The models without the baseline, unless it is alone"
     return [o for o in df.model if o!=BASELINE] or list(df.model)
 
-# %% ../nbs/06_comparison.ipynb #de3912b6
+# %% ../nbs/06_comparison.ipynb #724e9770
 def model_gap(
     out:str|Path, # A comparison's folder
     a:str, # One of its models
@@ -201,7 +201,7 @@ def lead(
     if not rest: return f"{first} is the only network."
     g = gap(first, rest[0])
     said = f"lower than that of {rest[0]}, the next" if shown(g)<0 else f"but no difference to {rest[0]}, the next, is shown"
-    return f"{first} has the lowest validation loss, {said}: {_span(g)}."
+    return f"Of the networks, {first} has the lowest validation loss, {said}: {_span(g)}."
 
 def check_baseline(
     df:pd.DataFrame, # As `comparison_table` gives it
@@ -300,7 +300,7 @@ def plot_curves(
     plot_reliability(p.label, p.prob_fake, 10, ax=axs[2]).set_title(f"after, temperature {c.get('temperature', 1.):.2f}")
     return fig
 
-# %% ../nbs/06_comparison.ipynb #0d2a3d49
+# %% ../nbs/06_comparison.ipynb #d9c4bcb9
 _card = """# {{ c.model }}: photograph or GAN?
 
 {{ what }} Input: RGB, {{ c.size }}x{{ c.size }} pixels. Output: the probability that the face was made by a GAN.
@@ -309,22 +309,14 @@ _card = """# {{ c.model }}: photograph or GAN?
 
 {{ run.data }} {{ sources }}{% if run.equalise %} Both classes went through one codec: {{ run.equalise.side }} pixels, JPEG quality {{ run.equalise.quality }}.{% endif %}
 
-| split | real | fake |
-| --- | --- | --- |
-{% for s, row in counts %}| {{ s }} | {{ row[0] }} | {{ row[1] }} |
-{% endfor %}
-No identical or near-identical pictures, and no group, stand on both sides of the split.
-{% if audit %}
-Shortcut audit: **{{ audit.verdict }}**.{% for p in audit.probes if p.verdict!='clean' %} {{ p.name }} alone tells the classes apart with AUC {{ '%.2f'|format(p.auc) }}.{% endfor %}
-{% else %}
-No shortcut audit was run: what the files themselves give away is unknown.
-{% endif %}
+{{ counts }}
+
+No identical or near-identical pictures, and no group, stand on both sides of the split. {% if audit %}Shortcut audit: **{{ audit.verdict }}**.{% for p in audit.probes if p.verdict!='clean' %} {{ p.name }} alone tells the classes apart with AUC {{ '%.2f'|format(p.auc) }}.{% endfor %}{% else %}No shortcut audit was run: what the files themselves give away is unknown.{% endif %}
+
 ## How good it is
 
-| metric |{% for s in splits %} {{ s }} |{% endfor %}
-| --- |{% for s in splits %} --- |{% endfor %}
-{% for k in names %}| {{ k }} |{% for s in splits %} {{ '%.3f'|format(m[s][k]) }} [{{ '%.3f'|format(m[s].intervals[k][0]) }}, {{ '%.3f'|format(m[s].intervals[k][1]) }}] |{% endfor %}
-{% endfor %}
+{{ scores }}
+
 In brackets: 95 % bootstrap intervals. {{ 'The epoch, the temperature and the thresholds were chosen on the validation split, so its figures are a little too good.' if c.recipe.keep_best else '' }} Accuracy is at a probability of one half. All figures are for faces like these; on other generators and cameras expect less.
 
 ## Calibration and answers
@@ -348,12 +340,13 @@ def write_card(
     "Write `model_card.md`"
     folder = Path(folder)
     c,m,run,table = read_json(folder/'config.json'),read_json(folder/'metrics.json'),read_json(folder.parent/'config.json'),pd.read_csv(folder.parent/'table.csv')
-    counts = table.groupby(['split','label']).size().unstack(fill_value=0)
+    counts = table.groupby(['split','label']).size().unstack(fill_value=0).rename(columns=dict(enumerate(LABELS)))
+    scores = pd.DataFrame({s:{k:f"{m[s][k]:.3f} [{m[s]['intervals'][k][0]:.3f}, {m[s]['intervals'][k][1]:.3f}]" for k in ('loss','accuracy','auc','ap','eer','ece')} for s in ('valid','test') if s in m})
     sources = '; '.join(f"{l}: {', '.join(f'{s} ({n})' for s,n in table[table.label==i].source.value_counts().items())}" for l,i in LABELS.items())
     what = 'A logistic regression on the azimuthal power spectrum, a baseline.' if c['model']==BASELINE else f"A network of {c['params']:,} parameters."
     audit = read_json(folder.parent/'audit.json') if (folder.parent/'audit.json').exists() else None
-    text = Environment(trim_blocks=True).from_string(_card).render(c={'real_below':c['threshold'], 'temperature':1., 'false_alarm_rate':.05, **c}, m=m, run=run, what=what, audit=audit,
-        counts=list(zip(counts.index, counts.to_numpy().tolist())), sources=sources[0].upper()+sources[1:]+'.', splits=[s for s in ('valid','test') if s in m], names=['loss','accuracy','auc','ap','eer','ece'])
+    text = Environment().from_string(_card).render(c={'real_below':c['threshold'], 'temperature':1., 'false_alarm_rate':.05, **c}, m=m, run=run, what=what, audit=audit,
+        counts=counts.to_markdown(), scores=scores.to_markdown(), sources=sources[0].upper()+sources[1:]+'.')
     with atomic(folder/'model_card.md') as p: p.write_text(text, encoding='utf-8')
     return text
 
@@ -396,7 +389,7 @@ img { max-width: 100%; background: white; border-radius: 4px; } .warn { border-l
 <p><small>Made by deepfake_nb {{ version }}.</small></p>
 </body></html>"""
 
-# %% ../nbs/06_comparison.ipynb #ca79e2d7
+# %% ../nbs/06_comparison.ipynb #f63c66fc
 def _cell(r, col):
     "A number with its spread, as text"
     if f'{col}_sd' in r: return f"{r[col]:.3f} ± {r[f'{col}_sd']:.3f}"
@@ -425,12 +418,12 @@ def findings(
 def _markdown(f):
     "The findings in short"
     lines = [f['c']['data'], f['how'], f['note'], pd.DataFrame(f['rows']).to_markdown(index=False, disable_numparse=True), f['lead'],
-        '\n'.join(f"- {r['model']}, against the spectral baseline: **{r['verdict']}** ({r['difference']})" for r in f['beats']),
+        'Against the spectral baseline, in validation loss on the same images:' if f['beats'] else '', '\n'.join(f"- {r['model']}: **{r['verdict']}** ({r['difference']})" for r in f['beats']), "The paper's claims:",
         '\n'.join(f"- {r['claim']}: **{r['verdict']}** in this run ({r['because']})" for r in f['claims'])]
     if a := f['audit']: lines.append('\n'.join([f"Shortcut audit: **{a['verdict']}**", *(f"- {p['name']}: **{p['verdict']}**, AUC {p['auc']:.2f}: {p['mend']}" for p in a['probes'] if p['verdict']!='clean')]))
     return '\n\n'.join(o for o in lines if o)+'\n'
 
-# %% ../nbs/06_comparison.ipynb #c5a6747e
+# %% ../nbs/06_comparison.ipynb #feaf724b
 def _inline(path):
     "A picture as a data URL"
     return 'data:image/png;base64,' + base64.b64encode(Path(path).read_bytes()).decode()
