@@ -146,7 +146,7 @@ def model_row(
     return {**{k:c[k] for k in ('model','weights','params')}, **_flat('valid', metrics['valid']), **(_flat('test', metrics['test']) if 'test' in metrics else {}),
         **{k:c[k] for k in ('seconds','seconds_per_epoch','images_per_second')}}
 
-# %% ../nbs/06_comparison.ipynb #2a6fbb94
+# %% ../nbs/06_comparison.ipynb #8be51780
 def run_folders(
     out:str|Path, # A comparison's folder
 )->list[Path]: # Folders of runs with one seed each
@@ -177,7 +177,7 @@ def networks(
     "The models without the baseline, unless it is alone"
     return [o for o in df.model if o!=BASELINE] or list(df.model)
 
-# %% ../nbs/06_comparison.ipynb #724e9770
+# %% ../nbs/06_comparison.ipynb #e597209a
 def model_gap(
     out:str|Path, # A comparison's folder
     a:str, # One of its models
@@ -284,7 +284,7 @@ def plot_losses(
             for k,col in enumerate(('train_loss','valid_loss')): ax.plot(h.index+1, h[col], '.-', color=f'C{k}', label=name[k], alpha=1 if i==0 else .5)
             if m!=BASELINE and (run/BASELINE).exists(): ax.axhline(_history(run, BASELINE).valid_loss[0], color='0.6', ls='--', lw=1, label='baseline' if i==0 else None)
         if 0 < (n := (h.stage=='frozen').sum()) < len(h): ax.axvline(n+.5, color='k', ls=':', lw=1)
-        ax.set(title=m, xlabel='epoch'); ax.spines[['top','right']].set_visible(False)
+        ax.set(title=m, xlabel='epoch'); ax.spines[['top','right']].set_visible(False); ax.xaxis.get_major_locator().set_params(integer=True)
     axs[0,0].set_ylabel('loss'); axs[0,-1].legend(frameon=False, fontsize=8)
     return fig
 
@@ -296,11 +296,11 @@ def plot_curves(
     p,c = pd.read_csv(folder/'predictions.csv').query('split=="valid"'),read_json(folder/'config.json')
     fig,axs = plt.subplots(1, 3, figsize=(11,3.5), constrained_layout=True)
     plot_roc(p.label, p.prob_fake, ax=axs[0])
-    plot_reliability(p.label, _uncalibrated(p.prob_fake, c), 10, ax=axs[1]).set_title('before calibration')
-    plot_reliability(p.label, p.prob_fake, 10, ax=axs[2]).set_title(f"after, temperature {c.get('temperature', 1.):.2f}")
+    plot_reliability(p.label, _uncalibrated(p.prob_fake, c), ax=axs[1]).set_title('before calibration')
+    plot_reliability(p.label, p.prob_fake, ax=axs[2]).set_title(f"after, temperature {c.get('temperature', 1.):.2f}")
     return fig
 
-# %% ../nbs/06_comparison.ipynb #d9c4bcb9
+# %% ../nbs/06_comparison.ipynb #490626ea
 _card = """# {{ c.model }}: photograph or GAN?
 
 {{ what }} Input: RGB, {{ c.size }}x{{ c.size }} pixels. Output: the probability that the face was made by a GAN.
@@ -357,8 +357,8 @@ _template = """<!doctype html>
 :root { color-scheme: light dark; }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
 h2 { margin-top: 2.2rem; } p, .text { max-width: 60rem; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; } .wide { overflow-x: auto; }
-th, td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid #8885; vertical-align: top; } th { font-weight: 600; } td { white-space: nowrap; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; } .wide { overflow-x: auto; } .wide.small { font-size: .87rem; }
+th, td { padding: .3rem .6rem; text-align: right; border-bottom: 1px solid #8885; vertical-align: top; } th { font-weight: 600; } td { white-space: nowrap; }
 th:first-child, td:first-child, .text td, .text th { text-align: left; } .text td { white-space: normal; } .base { opacity: .75; font-style: italic; }
 img { max-width: 100%; background: white; border-radius: 4px; } .warn { border-left: 4px solid #c60; padding-left: .8rem; }
 .tag { padding: .05rem .5rem; border-radius: 1rem; white-space: nowrap; border: 1px solid #8888; }
@@ -368,31 +368,31 @@ img { max-width: 100%; background: white; border-radius: 4px; } .warn { border-l
 <p>{{ c.data }} {{ how }} <b>{{ lead }}</b></p>
 {% if note %}<p class="warn">{{ note }}</p>{% endif %}
 {% if audit and audit.verdict!='clean' %}<p class="warn">The data can be told apart without looking at a face ({{ audit.verdict }}): see the audit below before believing a figure.</p>{% endif %}
-<div class="wide"><table><tr>{% for k in rows[0] %}<th>{{ k }}</th>{% endfor %}</tr>
+<div class="wide small"><table><tr>{% for k in rows[0] %}<th>{{ k }}</th>{% endfor %}</tr>
 {% for r in rows %}<tr{% if r.model==baseline %} class="base"{% endif %}>{% for v in r.values() %}<td>{{ v }}</td>{% endfor %}</tr>
 {% endfor %}</table></div>
 <p><small>Loss is the mean negative log-likelihood in nats; {{ 'after ± stands the standard deviation over seeds' if c.seeds else 'brackets hold 95 % bootstrap intervals' }}. In italics: the spectral baseline, which looks at no face.{% if c.recipe=='tuned' %} Epoch and temperature of each model were chosen by its validation loss, so the validation figures are a little too good.{% endif %}</small></p>
 <img src="{{ bars }}" alt="Validation loss, AUC and seconds an epoch of each model">
 {% if beats %}<h2>Does it beat the baseline?</h2>
 <p>A network that does not beat a logistic regression on the power spectrum has not earned its hours. Difference of validation losses on the same images, below zero where the network is better:</p>
-<table class="text">{% for r in beats %}<tr><td>{{ r.model }}</td><td><span class="tag {{ 'good' if 'beats' in r.verdict else 'bad' if 'loses' in r.verdict }}">{{ r.verdict }}</span></td><td>{{ r.difference }}</td></tr>{% endfor %}</table>{% endif %}
+<div class="wide"><table class="text">{% for r in beats %}<tr><td>{{ r.model }}</td><td><span class="tag {{ 'good' if 'beats' in r.verdict else 'bad' if 'loses' in r.verdict }}">{{ r.verdict }}</span></td><td>{{ r.difference }}</td></tr>{% endfor %}</table></div>{% endif %}
 <h2>What the paper claims</h2>
-<table class="text">{% for r in claims %}<tr><td>{{ r.claim }}</td><td><span class="tag {{ {'held':'good', 'not held':'bad'}.get(r.verdict, '') }}">{{ r.verdict }}</span> in this run</td><td>{{ r.because }}</td></tr>{% endfor %}</table>
+<div class="wide"><table class="text">{% for r in claims %}<tr><td>{{ r.claim }}</td><td><span class="tag {{ {'held':'good', 'not held':'bad'}.get(r.verdict, '') }}">{{ r.verdict }}</span> in this run</td><td>{{ r.because }}</td></tr>{% endfor %}</table></div>
 <h2>Losses, epoch by epoch</h2><img src="{{ losses }}" alt="Training and validation losses"><p><small>Before calibration. Left of a dotted line the backbone is frozen; dashed, the baseline's validation loss.</small></p>
 <h2>The best model: {{ best }}</h2><img src="{{ curves }}" alt="ROC curve of the best model, and its reliability before and after calibration">
 {% if audit %}<h2>What the files give away: {{ audit.verdict }}</h2>
 <p>How well the label can be told without looking at a face.</p>
-<table class="text"><tr><th>probe</th><th>AUC</th><th></th><th>mend</th></tr>{% for p in audit.probes %}<tr><td>{{ p.name }}</td><td>{{ '%.2f'|format(p.auc) }} [{{ '%.2f'|format(p.low) }}, {{ '%.2f'|format(p.high) }}]</td><td><span class="tag {{ {'clean':'good', 'leaks':'bad'}.get(p.verdict, '') }}">{{ p.verdict }}</span></td><td>{{ p.mend if p.verdict!='clean' }}</td></tr>{% endfor %}</table>{% endif %}
+<div class="wide"><table class="text"><tr><th>probe</th><th>AUC</th><th></th><th>mend</th></tr>{% for p in audit.probes %}<tr><td>{{ p.name }}</td><td>{{ '%.2f'|format(p.auc) }} [{{ '%.2f'|format(p.low) }}, {{ '%.2f'|format(p.high) }}]</td><td><span class="tag {{ {'clean':'good', 'leaks':'bad'}.get(p.verdict, '') }}">{{ p.verdict }}</span></td><td>{{ p.mend if p.verdict!='clean' }}</td></tr>{% endfor %}</table></div>{% endif %}
 <h2>The data</h2>
 <table><tr><th>split</th>{% for l in labels %}<th>{{ l }}</th>{% endfor %}</tr>{% for s, row in counts %}<tr><td>{{ s }}</td>{% for v in row %}<td>{{ v }}</td>{% endfor %}</tr>{% endfor %}</table>
 <p>{{ n_bad }} file{{ '' if n_bad==1 else 's' }} left out{% if n_bad %}, listed with the reason in bad_files.csv{% endif %}. No identical or near-identical pictures, and no group, stand on both sides of the split.{% if c.seeds %} Counts of the first seed; each seed has a split of its own, unless the data came with one.{% endif %}</p>
 <p><small>Made by deepfake_nb {{ version }}.</small></p>
 </body></html>"""
 
-# %% ../nbs/06_comparison.ipynb #f63c66fc
+# %% ../nbs/06_comparison.ipynb #eaaac7fb
 def _cell(r, col):
     "A number with its spread, as text"
-    if f'{col}_sd' in r: return f"{r[col]:.3f} ± {r[f'{col}_sd']:.3f}"
+    if f'{col}_sd' in r and col.endswith(('loss','auc')): return f"{r[col]:.3f} ± {r[f'{col}_sd']:.3f}"
     return f"{r[col]:.3f} [{r[f'{col}_low']:.3f}, {r[f'{col}_high']:.3f}]" if f'{col}_low' in r else f'{r[col]:.3f}'
 
 def _shown_rows(df):
@@ -423,7 +423,7 @@ def _markdown(f):
     if a := f['audit']: lines.append('\n'.join([f"Shortcut audit: **{a['verdict']}**", *(f"- {p['name']}: **{p['verdict']}**, AUC {p['auc']:.2f}: {p['mend']}" for p in a['probes'] if p['verdict']!='clean')]))
     return '\n\n'.join(o for o in lines if o)+'\n'
 
-# %% ../nbs/06_comparison.ipynb #feaf724b
+# %% ../nbs/06_comparison.ipynb #10136764
 def _inline(path):
     "A picture as a data URL"
     return 'data:image/png;base64,' + base64.b64encode(Path(path).read_bytes()).decode()
