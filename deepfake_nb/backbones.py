@@ -23,6 +23,7 @@ from torch import nn,Tensor
 
 from .core import InputError
 from .cnns import Normalize,cnn1,cnn2,keras_init,layer_table
+from .spectrum import Spectrum
 
 # %% ../nbs/03_backbones.ipynb #db44de6c
 MODELS = 'cnn1','cnn2','densenet121','xception','resnet50'
@@ -164,14 +165,15 @@ def _random_cnn(name, size, normalize):
     return nn.Sequential(norm, *keras_init(dict(cnn1=cnn1, cnn2=cnn2)[name](size)))
 
 def create_model(
-    name:str, # 'cnn1', 'cnn2', 'densenet121', 'xception', 'resnet50', or a name of timm's
+    name:str, # 'cnn1', 'cnn2', 'densenet121', 'xception', 'resnet50', 'spectrum', or a name of timm's
     size:int=224, # Side of the square input, pixels
     weights:str|Path='none', # Backbones: 'auto', 'imagenet', 'none', or a folder of .safetensors
     normalize:bool=True, # Normalise as the weights were trained (the paper does not: pixels stay in [0, 1])
     dropout:float=.5, # Rate of the head's dropouts
 )->nn.Module: # [n, 3, size, size] in [0, 1] -> logits [n, 1], or [n, 2] for the CNNs
-    "One of the paper's models, or any backbone of timm's with Model III's head"
-    if name in ('cnn1','cnn2'): model,file = _random_cnn(name, size, normalize),None
+    "One of the paper's models, the spectral baseline, or any backbone of timm's with Model III's head"
+    if name=='spectrum': model,file = Spectrum(size),None
+    elif name in ('cnn1','cnn2'): model,file = _random_cnn(name, size, normalize),None
     else:
         net,width = make_backbone(name, size)
         if file := find_weights(name, weights): read_weights(net, file, name)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RECIPES', 'augmentation', 'Recipe', 'NLLoss', 'accuracy', 'fast_precision', 'autocast', 'BFloat16', 'param_groups',
            'batch_size', 'face_learner', 'cached_features', 'head_learner', 'seed_everything', 'Run', 'KeepRun', 'Bar',
-           'stage_plan', 'fit_stage', 'predict_split', 'finished', 'train_model', 'load_model']
+           'stage_plan', 'fit_stage', 'fit_spectrum', 'predict_split', 'finished', 'train_model', 'load_model']
 
 # %% ../nbs/04_learners.ipynb #3f7b2b50
 import json,random,sys,time
@@ -28,6 +28,7 @@ from fastai.torch_core import TensorCategory,default_device
 from fastcore.basics import patch
 from safetensors import SafetensorError,safe_open
 from safetensors.torch import load_file,save_file
+from scipy.special import logit
 from torch import nn,Tensor
 from torch.nn import functional as F
 from torchvision.transforms import v2
@@ -38,6 +39,8 @@ from .core import InputError,atomic,read_json,write_json
 from .data import BatchLoader,FaceData,load_data,make_table
 from .cnns import keras_init
 from .backbones import FaceNet,create_model,count_params,fake_logit,prob_fake,stages
+from .spectrum import Spectrum,fit_head
+from .calibration import choose_thresholds,fit_temperature
 
 # %% ../nbs/04_learners.ipynb #70238c43
 @dataclass(frozen=True)
@@ -60,12 +63,13 @@ class Recipe:
     min_steps:int   # Batches that an epoch over pictures should have: few pictures make smaller batches, down to 16
     one_cycle:bool  # Learning rates follow one cycle (else they are constant)
     keep_best:bool  # Keep the epoch with the lowest validation loss (else the last)?
+    calibrate:bool  # Fit a temperature on the validation split at the end?
 
 RECIPES = dict(
     paper=Recipe(normalize=False, keras_init=True, resample='nearest', augment=False, zoom=1., views=0, lr_cnn=1e-3, lr_head=1e-3, lr_top=1e-4, lr_decay=1.,
-        top=.25, wd=0., clip=0., smoothing=0., min_steps=1, one_cycle=False, keep_best=False),
+        top=.25, wd=0., clip=0., smoothing=0., min_steps=1, one_cycle=False, keep_best=False, calibrate=False),
     tuned=Recipe(normalize=True, keras_init=False, resample='lanczos', augment=True, zoom=8/7, views=6, lr_cnn=1e-3, lr_head=1e-3, lr_top=1e-3, lr_decay=.8,
-        top=.5, wd=.05, clip=1., smoothing=.1, min_steps=14, one_cycle=True, keep_best=True))
+        top=.5, wd=.05, clip=1., smoothing=.1, min_steps=14, one_cycle=True, keep_best=True, calibrate=True))
 
 # %% ../nbs/04_learners.ipynb #ef875493
 class NLLoss(nn.Module):
@@ -317,6 +321,7 @@ def stage_plan(
     epochs:int=7, # For CNNs, and for backbones once unfrozen
 )->dict[str,int]: # Epochs of each stage, in order
     "What will be trained, for how long"
+    if isinstance(model, Spectrum): return dict(fit=1)
     plan = dict(frozen=frozen_epochs, unfrozen=epochs) if isinstance(model, FaceNet) else dict(whole=epochs)
     if min(frozen_epochs, epochs)<0 or not sum(plan.values()): raise InputError(f"{frozen_epochs} frozen and {epochs} other epochs: ask for at least one, and none below 0")
     return {k:v for k,v in plan.items() if v}
@@ -350,6 +355,24 @@ def fit_stage(
         else: learn.fit(epochs, lrs, cbs=cbs, start_epoch=done)
     if run.error: raise run.error
 
+# %% ../nbs/04_learners.ipynb #e6a5f9af
+@torch.no_grad()
+def fit_spectrum(
+    run:Run, # Holds a `Spectrum`
+    data:FaceData, # Images and labels
+    device:torch.device, # Where the spectra are computed
+):
+    "Fit the head of the spectral baseline to the training split"
+    start,model = time.perf_counter(),run.model.to(device)
+    splits = {s:[o.as_subclass(Tensor) for o in cached_features(model, data.loader(s, run.config['batch_size'], device=device))] for s in ('train','valid')}
+    fit_head(model, splits['train'][0], data.labels('train'))
+    logits = {s:model.head(x) for s,(x,_) in splits.items()}
+    train,valid = (float(NLLoss()(logits[s], y)) for s,(_,y) in splits.items())
+    run.history = [dict(stage='fit', epoch=1, train_loss=train, valid_loss=valid, valid_accuracy=float(accuracy(logits['valid'], splits['valid'][1])),
+        seconds=time.perf_counter()-start)]
+    with atomic(run.folder/'history.csv') as p: pd.DataFrame(run.history).to_csv(p, index=False)
+    print(f"{run.config['model']}: training loss {train:.4f}, validation loss {valid:.4f}, {run.history[0]['seconds']:.1f} s", file=sys.stderr)
+
 # %% ../nbs/04_learners.ipynb #b224c37a
 @torch.no_grad()
 def predict_split(
@@ -376,17 +399,37 @@ def finished(
     "Is the training in `folder` complete?"
     return (Path(folder)/'predictions.csv').exists()
 
+def _fold(model, temperature):
+    "Divide the logits of `model` by `temperature`, in its last linear layer"
+    last = [m for m in model.modules() if isinstance(m, nn.Linear)][-1]
+    with torch.no_grad():
+        for p in (last.weight,last.bias): p.div_(temperature)
+
+def _calibrate(run, data, device):
+    "Fit the temperature on the validation split, and fold it in"
+    c,t = run.config,1.
+    p = predict_split(run.model, data, 'valid', c['batch_size'], device).astype(np.float64)
+    if not np.isfinite(p).all(): raise InputError(f"{c['model']} answers with numbers that are not finite: use a larger --batch-size or the other --recipe")
+    if c['recipe']['calibrate']: t = fit_temperature(data.labels('valid'), logit(p.clip(1e-7, 1-1e-7)))
+    _fold(run.model, t)
+    run.config['temperature'] = t
+
+def _thresholds(preds, false_alarm_rate=.05):
+    "Where the answers change, by the validation rows of `preds`"
+    v = preds[preds.split=='valid']
+    return dict(zip(('real_below','threshold'), choose_thresholds(v.label, v.prob_fake, false_alarm_rate)), false_alarm_rate=false_alarm_rate)
+
 def _finish(run, data, device):
-    "Write what stays and remove the checkpoint"
+    "Calibrate, write what stays and remove the checkpoint"
     if run.best: run.model.load_state_dict(run.best)
+    _calibrate(run, data, device)
     h = pd.DataFrame(run.history)
     epoch = h.seconds[h.stage==h.stage.iloc[-1]].median()
     seen = len(data.rows('train'))+len(data.rows('valid'))
-    run.config |= dict(seconds=round(run.seconds, 2), seconds_per_epoch=round(epoch, 3), images_per_second=round(seen/epoch, 2))
+    preds = _predictions(run.model, data, run.config['batch_size'], device)
+    run.config |= dict(seconds=round(run.seconds, 2), seconds_per_epoch=round(epoch, 3), images_per_second=round(seen/epoch, 2), **_thresholds(preds))
     write_json(run.folder/'config.json', run.config)
     _save_tensors(run.folder/'model.safetensors', run.model.state_dict())
-    preds = _predictions(run.model, data, run.config['batch_size'], device)
-    if not np.isfinite(preds.prob_fake).all(): raise InputError(f"{run.config['model']} answers with numbers that are not finite: use a larger --batch-size or the other --recipe")
     with atomic(run.folder/'predictions.csv') as p: preds.to_csv(p, index=False)
     run.file.unlink(missing_ok=True)
 
@@ -404,16 +447,19 @@ def train_model(
 )->dict: # The run's config
     "Train one model into `folder`, or go on where its checkpoint stopped, or do nothing if it is finished"
     folder,device,rec = Path(folder),torch.device(device or default_device()),RECIPES[recipe]
-    if finished(folder): return read_json(folder/'config.json')
+    if finished(folder):
+        (folder/'checkpoint.safetensors').unlink(missing_ok=True)     # killed at the very last line
+        return read_json(folder/'config.json')
     seed_everything(seed)
     model = create_model(name, data.size, weights, rec.normalize)
     if rec.keras_init and isinstance(model, FaceNet): keras_init(model.head)
     plan = stage_plan(model, frozen_epochs, epochs)
     run = Run(folder, model, dict(model=name, size=data.size, weights=model.weights_name, recipe_name=recipe, recipe=asdict(rec), plan=plan, batch_size=bs,
-        seed=seed, precision=fast_precision(device), device=device.type, params=count_params(model)[0], threshold=.5, version=deepfake_nb.__version__))
+        seed=seed, precision=fast_precision(device), device=device.type, params=count_params(model)[0], version=deepfake_nb.__version__))
     run.load()
     for stage,n in plan.items():
-        if run.done(stage)<n: fit_stage(run, data, stage, n, device)
+        if stage=='fit': fit_spectrum(run, data, device)
+        elif run.done(stage)<n: fit_stage(run, data, stage, n, device)
     _finish(run, data, device)
     return run.config
 

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['CLIP', 'FPRS', 'as_vector', 'first_bad', 'check_scores', 'nll', 'accuracy', 'brier', 'auc', 'ap', 'roc', 'crossing',
            'eer', 'best_tpr', 'tpr_at_fpr', 'plot_roc', 'bin_index', 'ece', 'plot_reliability', 'named', 'scores',
-           'image_costs', 'rank_counts', 'bootstrap', 'intervals', 'evaluate_scores']
+           'image_costs', 'rank_counts', 'bootstrap', 'intervals', 'evaluate_scores', 'image_losses',
+           'paired_difference', 'shown']
 
 # %% ../nbs/05_metrics.ipynb #897649ed
 import numpy as np
@@ -276,3 +277,36 @@ def evaluate_scores(
 )->dict: # `scores`, and `intervals` under a key of that name
     "Compute every metric and its 95 % interval"
     return scores(y, prob_fake, threshold) | dict(intervals=intervals(y, prob_fake, n_boot, seed, threshold))
+
+# %% ../nbs/05_metrics.ipynb #3c7b6964
+def image_losses(
+    y,         # Labels, 0 real and 1 fake [n]
+    prob_fake, # Probability of fake [n]
+)->np.ndarray: # In nats [n]
+    "Compute the negative log-likelihood of each image; its mean is `nll`"
+    y,p = check_scores(y, prob_fake)
+    return -np.log(np.where(y==1, p, 1-p).clip(CLIP, 1-CLIP))
+
+def _gap_draws(y, gap, n_boot, rng):
+    "Mean of `gap` on resamples drawn within each class [n_boot]"
+    parts = [gap[np.asarray(y)==c] for c in (0,1)]
+    return np.array([sum(rng.choice(o, len(o)).sum() for o in parts) for _ in range(n_boot)]) / len(gap)
+
+def paired_difference(
+    *runs,           # One `(y, prob_fake_a, prob_fake_b)` for each run, every array [n]
+    n_boot:int=1000, # How many resamples
+    seed:int=0,      # The same seed gives the same interval
+)->dict: # `mean`, `low` and `high`; below zero where `a` is better
+    "Estimate the loss of `a` less that of `b` on the same images, with a 95 % interval: a paired bootstrap, stratified by class"
+    rng = np.random.default_rng(seed)
+    gaps = [image_losses(y, a)-image_losses(y, b) for y,a,b in runs]
+    draws = np.stack([_gap_draws(y, g, n_boot, rng) for (y,_,_),g in zip(runs, gaps)])
+    which = rng.integers(len(runs), size=draws.shape) if len(runs)>1 else np.zeros((1,n_boot), int)
+    low,high = np.percentile(np.take_along_axis(draws, which, 0).mean(0), [2.5,97.5])
+    return dict(mean=float(np.mean([g.mean() for g in gaps])), low=float(low), high=float(high))
+
+def shown(
+    gap:dict, # As `paired_difference` gives it
+)->int: # -1 if `a` has the lower loss, 1 if the higher, 0 if no difference is shown
+    "Say what the interval of a difference shows"
+    return int(gap['low']>0) - int(gap['high']<0)

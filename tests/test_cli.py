@@ -28,7 +28,7 @@ def test_compare_writes_the_run_folder(cli, faces, tmp_path):
     code,text,err = cli('compare', '--real', faces/'real', '--fake', faces/'fake', '--models', 'cnn1,resnet18', '--out', out, *SMALL)
     assert code == 0 and 'not tested' in text and 'RANDOM' in text
     assert set(files(out)) == {'table.csv','bad_files.csv','config.json','comparison.csv','comparison.md','comparison.png','loss_curves.png','report.html',
-        *(m+n for m in ('cnn1','resnet18') for n in ('','/config.json','/history.csv','/metrics.json','/predictions.csv','/model.safetensors'))}
+        *(m+n for m in ('cnn1','resnet18','spectrum') for n in ('','/config.json','/history.csv','/metrics.json','/model_card.md','/predictions.csv','/model.safetensors'))}
     df = pd.read_csv(out/'comparison.csv', keep_default_na=False)
     assert list(df.columns[:8]) == ['model','weights','params','valid_loss','valid_accuracy','valid_auc','valid_ap','valid_eer']
     assert {'seconds','seconds_per_epoch','images_per_second'} <= set(df) and set(df.weights) == {'none'}
@@ -141,7 +141,7 @@ def test_weights_files(cli, faces, tmp_path):
     assert code == 0 and 'RANDOM' in err and 'RANDOM' in text
     save_file(net.state_dict(), file)
     code,text,_ = compare('found')
-    assert code == 0 and pd.read_csv(tmp_path/'found'/'comparison.csv').weights[0] == 'resnet18.a1_in1k' and 'RANDOM' not in text
+    assert code == 0 and pd.read_csv(tmp_path/'found'/'comparison.csv').set_index('model').weights['resnet18'] == 'resnet18.a1_in1k' and 'RANDOM' not in text
     file.write_bytes(file.read_bytes()[:10_000])
     refused(compare('torn'), 'damaged')
     save_file(make_backbone('resnet34', 32)[0].state_dict() | {'conv1.weight': net.conv1.weight[:8].contiguous()}, file)
