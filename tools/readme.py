@@ -7,6 +7,7 @@ from nbconvert import MarkdownExporter
 
 ROOT = Path(__file__).resolve().parents[1]
 HIDDEN = re.compile(r'\s*#\s*\|\s*(hide|default_exp)\b')
+SILENT = re.compile(r'^#\s*\|\s*echo:\s*false', re.M)                 # only what the cell shows
 DIRECTIVE = re.compile(r'^#\s*\|.*\n?', re.M)
 LINK = re.compile(r'(\]\(|\bsrc="|\bhref=")(?=images/|[\w/-]+\.ipynb\b)')   # what lies beside index.ipynb
 
@@ -17,6 +18,7 @@ def readme(
     nb = nbformat.read(nb, as_version=4)
     nb.cells = [o for o in nb.cells if o.cell_type != 'raw' and not (o.cell_type == 'code' and HIDDEN.match(o.source))]
     for o in nb.cells:
+        if o.cell_type == 'code' and SILENT.search(o.source): o.update(cell_type='markdown', source='\n'.join(x.data['text/markdown'] for x in o.pop('outputs')))
         if o.cell_type == 'code': o.source = DIRECTIVE.sub('', o.source)
     nb.metadata.language_info = dict(name='python')
     text,resources = MarkdownExporter().from_notebook_node(nb)
