@@ -60,10 +60,22 @@ class FaceNet(nn.Module):
         super().__init__()
         self.normalize,self.backbone,self.head,self.keep_stats = normalize,backbone,head,None
 
-    def features(self, x): return self.backbone(self.normalize(x))
-    def forward(self, x): return self.head(self.features(x))
+    def features(self,
+        x:Tensor, # [n, 3, size, size] in [0, 1]
+    )->Tensor: # [n, width]
+        "What the backbone sees"
+        return self.backbone(self.normalize(x))
 
-    def train(self, mode=True):
+    def forward(self,
+        x:Tensor, # [n, 3, size, size] in [0, 1]
+    )->Tensor: # Logits [n, 1]
+        "What the head makes of it"
+        return self.head(self.features(x))
+
+    def train(self,
+        mode:bool=True, # Training rather than evaluation?
+    ):
+        "Change the mode, but leave batch norm alone where `keep_stats` says so"
         super().train(mode)
         if self.keep_stats: self.backbone.eval()
         if self.keep_stats=='all': self.head.apply(lambda m: m.eval() if isinstance(m, nn.BatchNorm1d) else m)

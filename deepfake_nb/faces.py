@@ -17,7 +17,6 @@ __all__ = ['SKINS', 'HAIRS', 'HAIR_ODDS', 'EYES', 'CLOTHES', 'BACKS', 'FRINGES',
 import hashlib,math,os,shutil
 from contextlib import contextmanager,suppress
 from copy import deepcopy
-from functools import lru_cache
 from importlib.resources import files
 from io import BytesIO
 from pathlib import Path
@@ -55,12 +54,20 @@ def mix(
     "Blend two colours"
     return tuple(round(x + (y-x)*t) for x,y in zip(a, b))
 
-def pick(rng, items, odds=None):
+def pick(
+    rng:np.random.Generator, # The dice
+    items:list, # To choose from
+    odds:list=None, # Of each item; all alike if not given
+): # One of `items`
     "One of `items`; `odds` need not sum to one"
     p = None if odds is None else np.asarray(odds, float)/np.sum(odds)
     return items[int(rng.choice(len(items), p=p))]
 
-def between(rng, lo:float, hi:float)->float:
+def between(
+    rng:np.random.Generator, # The dice
+    lo:float, # Lower end
+    hi:float, # Upper end
+)->float:
     "A number from `lo` to `hi`, all equally likely"
     return float(rng.uniform(lo, hi))
 
@@ -69,7 +76,9 @@ BACKS = ['none', 'bob', 'long', 'afro', 'curls', 'bun', 'pony']
 FRINGES = ['bald', 'buzz', 'short', 'side', 'middle', 'straight', 'quiff', 'curly']
 HATS = ['none', 'beanie', 'cap', 'scarf', 'band']
 
-def roll_traits(rng)->AttrDict:
+def roll_traits(
+    rng:np.random.Generator, # The dice
+)->AttrDict: # Names and values, colours as RGB
     "Roll what a person's features share: skin, hair, age, pose, light"
     i,f = divmod(between(rng, 0, len(SKINS)-1.001), 1)
     t = AttrDict(skin=mix(SKINS[int(i)], SKINS[int(i)+1], f), dark=i+f, old=rng.random() < .22)
@@ -85,7 +94,13 @@ def roll_traits(rng)->AttrDict:
     return t
 
 # %% ../nbs/00_faces.ipynb #09857c84
-def angles(n, lo=0, hi=360): return [math.radians(lo + (hi-lo)*i/(n-1)) for i in range(n)]
+def angles(
+    n:int, # How many
+    lo:float=0, # Degrees
+    hi:float=360, # Degrees
+)->list: # Radians
+    "Angles from `lo` to `hi`, both included"
+    return [math.radians(lo + (hi-lo)*i/(n-1)) for i in range(n)]
 
 class Paper:
     "A square to draw on in head units"
@@ -101,26 +116,58 @@ class Paper:
         self.img = Image.new('RGB', (size,size))
         self.pen = ImageDraw.Draw(self.img)
 
-    def dots(self, pts, upright=False):
-        "Head units to whole dots; `upright` ignores the tilt"
+    def dots(self,
+        pts:list, # Points (x, y), head units
+        upright:bool=False, # Ignore the tilt?
+    )->list: # Points in whole dots
+        "Turn head units into whole dots"
         c,s = (1,0) if upright else (self.cos,self.sin)
         return [(round(self.x + self.scale*(c*x - s*y)), round(self.y + self.scale*(s*x + c*y))) for x,y in pts]
 
-    def shape(self, pts, fill, upright=False): self.pen.polygon(self.dots(pts, upright), fill=fill)
+    def shape(self,
+        pts:list, # Corners (x, y), head units
+        fill:tuple, # RGB
+        upright:bool=False, # Ignore the tilt?
+    ):
+        "Fill a polygon"
+        self.pen.polygon(self.dots(pts, upright), fill=fill)
 
-    def oval(self, x, y, rx, ry, fill, lo=0, hi=360):
-        "An ellipse, or the part of it from `lo` to `hi` degrees (90 is down)"
+    def oval(self,
+        x:float, # Middle, head units
+        y:float, # The same, downwards
+        rx:float, # Half width
+        ry:float, # Half height
+        fill:tuple, # RGB
+        lo:float=0, # Degrees; 90 is down
+        hi:float=360, # Degrees
+    ):
+        "Fill an ellipse, or the part of it from `lo` to `hi`"
         self.shape([(x + rx*math.cos(a), y + ry*math.sin(a)) for a in angles(22, lo, hi)], fill)
 
-    def stroke(self, pts, fill, width, upright=False):
+    def stroke(self,
+        pts:list, # Points (x, y) on the way, head units
+        fill:tuple, # RGB
+        width:float, # Head units
+        upright:bool=False, # Ignore the tilt?
+    ):
+        "Draw a line"
         self.pen.line(self.dots(pts, upright), fill=fill, width=max(1, round(width*self.scale)), joint='curve')
 
-def curve(a, b, c, n=9):
+def curve(
+    a:tuple, # Start (x, y)
+    b:tuple, # Pulls
+    c:tuple, # End
+    n:int=9, # How many points
+)->list: # Points (x, y)
     "Points on the way from `a` to `c`, pulled towards `b` (a quadratic Bezier curve)"
     return [tuple((1-t)**2*p + 2*t*(1-t)*q + t*t*r for p,q,r in zip(a, b, c)) for t in (i/(n-1) for i in range(n))]
 
 # %% ../nbs/00_faces.ipynb #d34be7dc
-def draw_background(p, rng, t):
+def draw_background(
+    p:Paper, # To draw on
+    rng:np.random.Generator, # The dice
+    t:AttrDict, # As `roll_traits` gives them
+):
     "A wall, a sky, stripes or blurred lights"
     a,b = [mix(tuple(int(v) for v in rng.integers(30, 236, 3)), pick(rng, CLOTHES), .4) for _ in range(2)]
     kind,n = pick(rng, ['wall', 'stripes', 'lights', 'halo'], [5, 1, 2, 2]),p.size
@@ -136,7 +183,11 @@ def draw_background(p, rng, t):
         p.oval(x, y, r, r, mix(a, (255,244,214), rng.uniform(.15, .5)))
 
 # %% ../nbs/00_faces.ipynb #8264ae48
-def draw_back_hair(p, rng, t):
+def draw_back_hair(
+    p:Paper, # To draw on
+    rng:np.random.Generator, # The dice
+    t:AttrDict, # As `roll_traits` gives them
+):
     "Whatever hair is seen behind the head"
     c,w = mix(t.hair, (0,0,0), .28),t.width
     if t.hat=='scarf': return
@@ -152,7 +203,11 @@ def draw_back_hair(p, rng, t):
         for a in angles(15, 130, 410): p.oval((w+.14)*math.cos(a), .1+1.0*math.sin(a), .22, .22, c)
 
 # %% ../nbs/00_faces.ipynb #e95cd8af
-def draw_body(p, rng, t):
+def draw_body(
+    p:Paper, # To draw on
+    rng:np.random.Generator, # The dice
+    t:AttrDict, # As `roll_traits` gives them
+):
     "Neck, shoulders and what they wear"
     c,skin = pick(rng, CLOTHES),mix(t.skin, (60,20,20), .22)
     c2,wide,top = mix(c, (255,255,255) if sum(c) < 400 else (20,20,40), .35),between(rng, 1.15, 1.6),between(rng, 1.22, 1.38)
@@ -172,12 +227,22 @@ def draw_body(p, rng, t):
     for y in (.34,.58,.82) if kind=='stripes' else (): p.stroke([(-wide*(.72+.3*y),top+y), (wide*(.72+.3*y),top+y)], c2, .11, upright=True)
 
 # %% ../nbs/00_faces.ipynb #68df348b
-def outline(t, grow=0., lo=0, hi=360, n=41):
+def outline(
+    t:AttrDict, # As `roll_traits` gives them
+    grow:float=0., # Beyond the head, head units
+    lo:float=0, # Degrees; 90 is the chin
+    hi:float=360, # Degrees
+    n:int=41, # How many points
+)->list: # Points (x, y), head units
     "The edge of the head, or the part of it from `lo` to `hi` degrees"
     bend = lambda v: math.copysign(abs(v)**t.square, v)
     return [(bend(math.cos(a))*(t.width+grow)*(1 - t.jaw*max(0, math.sin(a))**2), bend(math.sin(a))*(1+grow)) for a in angles(n, lo, hi)]
 
-def draw_head(p, rng, t):
+def draw_head(
+    p:Paper, # To draw on
+    rng:np.random.Generator, # The dice
+    t:AttrDict, # As `roll_traits` gives them
+):
     "Ears, then the head, shaded"
     dark,lit = mix(t.skin, (70,24,40), .3),mix(t.skin, (255,244,225), .14)
     ring = rng.random() < .25 and t.back != 'none'
@@ -191,7 +256,11 @@ def draw_head(p, rng, t):
         k = 1 - .055*i
         p.shape([(x*k + t.light*.030*i, y*k - .014*i) for x,y in edge], mix(dark, lit, (i/8)**.6))
 
-def draw_cheeks(p, rng, t):
+def draw_cheeks(
+    p:Paper, # To draw on
+    rng:np.random.Generator, # The dice
+    t:AttrDict, # As `roll_traits` gives them
+):
     "Blush, freckles, and the lines that laughing leaves"
     blush,f = mix(t.skin, (226,70,70), between(rng, .06, .24)),.16*t.turn
     for s in (-1,1):
@@ -202,7 +271,11 @@ def draw_cheeks(p, rng, t):
         if abs(x) < .6: p.oval(x, y, .022, .022, mix(t.skin, (150,70,30), .5))
 
 # %% ../nbs/00_faces.ipynb #35ff7b1b
-def draw_beard(p, rng, t):
+def draw_beard(
+    p:Paper, # To draw on
+    rng:np.random.Generator, # The dice
+    t:AttrDict, # As `roll_traits` gives them
+):
     "Stubble, moustache, goatee or the whole of it"
     if t.beard=='none': return
     c,f = mix(t.hair, t.skin, .62 if t.beard=='stubble' else .08),.16*t.turn
@@ -212,7 +285,11 @@ def draw_beard(p, rng, t):
     if t.beard=='goatee': p.oval(f, .82, .26, .24, c)
     if t.beard != 'stubble': p.shape(curve((-.36+f,.56), (f,.2), (.36+f,.56)) + curve((.36+f,.56), (f,.42), (-.36+f,.56)), c)
 
-def draw_mouth(p, rng, t):
+def draw_mouth(
+    p:Paper, # To draw on
+    rng:np.random.Generator, # The dice
+    t:AttrDict, # As `roll_traits` gives them
+):
     "Closed, smiling or laughing with teeth"
     f,w,y,up = .18*t.turn,between(rng, .2, .34),between(rng, .52, .6),between(rng, -.03, .13)
     lip = mix(mix(t.skin, (186,52,64), between(rng, .35, .8)), (60,10,20), .1)
@@ -225,7 +302,11 @@ def draw_mouth(p, rng, t):
         p.shape(curve(a, (f-.1,y-fat*1.5), (f,y-fat*.4)) + curve((f,y-fat*.4), (f+.1,y-fat*1.5), b) + curve(b, (f,y+fat*2.2+up), a), lip)
         p.stroke(curve(a, (f,y+up), b), mix(lip, (40,0,10), .55), .03)
 
-def draw_nose(p, rng, t):
+def draw_nose(
+    p:Paper, # To draw on
+    rng:np.random.Generator, # The dice
+    t:AttrDict, # As `roll_traits` gives them
+):
     "A shadowed side, two nostrils"
     f,w,y = .27*t.turn,between(rng, .1, .17),between(rng, .25, .36)
     dark = mix(t.skin, (80,26,30), .33)
@@ -234,7 +315,11 @@ def draw_nose(p, rng, t):
     p.oval(f+t.light*.03, y-.06, .04, .05, mix(t.skin, (255,255,255), .35))
 
 # %% ../nbs/00_faces.ipynb #a8b29ec2
-def draw_eyes(p, rng, t):
+def draw_eyes(
+    p:Paper, # To draw on
+    rng:np.random.Generator, # The dice
+    t:AttrDict, # As `roll_traits` gives them
+):
     "Both eyes and their brows"
     f,apart,y = .2*t.turn,between(rng, .31, .38),between(rng, -.14, -.04)
     w,h,look = between(rng, .14, .19),between(rng, .07, .125),between(rng, -.05, .05)
@@ -253,7 +338,11 @@ def draw_eyes(p, rng, t):
         by = y - h - .13
         p.stroke(curve((x-s*.2,by+slant), (x,by-arch*2), (x+s*.22,by+.02-slant)), brow, thick)
 
-def draw_glasses(p, rng, t):
+def draw_glasses(
+    p:Paper, # To draw on
+    rng:np.random.Generator, # The dice
+    t:AttrDict, # As `roll_traits` gives them
+):
     "Two lenses and a bridge, for one in four"
     if rng.random() > .26: return
     f,c,square = .2*t.turn,pick(rng, [(30,28,32), (120,60,40), (190,160,90), (150,30,40), (60,70,110)]),rng.random() < .5
@@ -268,7 +357,10 @@ def draw_glasses(p, rng, t):
     p.stroke(curve((-.1+f,-.1), (f,-.18), (.1+f,-.1)), c, .05)
 
 # %% ../nbs/00_faces.ipynb #6830f4c0
-def hairline(rng, t):
+def hairline(
+    rng:np.random.Generator, # The dice
+    t:AttrDict, # As `roll_traits` gives them
+)->list: # Points (x, y), head units
     "The lower edge of the hair, from the right temple to the left"
     w,s = t.width+.02,pick(rng, [-1, 1])
     if t.fringe=='middle': return curve((w,.1), (w*.8,-.5), (.05,-.86)) + curve((.05,-.86), (-w*.8,-.5), (-w,.1))
@@ -281,7 +373,11 @@ def hairline(rng, t):
     high = between(rng, -.68, -.5)
     return curve((w,-.1), (w*.92,high), (w*.5,high), 6) + curve((-w*.5,high), (-w*.92,high), (-w,-.1), 6)
 
-def draw_front_hair(p, rng, t):
+def draw_front_hair(
+    p:Paper, # To draw on
+    rng:np.random.Generator, # The dice
+    t:AttrDict, # As `roll_traits` gives them
+):
     "Cap, curls, parting and a few strands"
     if t.hat=='scarf' or t.fringe=='bald': return
     c = mix(t.hair, t.skin, .45) if t.fringe=='buzz' else t.hair
@@ -295,10 +391,14 @@ def draw_front_hair(p, rng, t):
         x = t.width*(2*k-1)+.1*t.light
         p.stroke(curve((x*.7,-1.02), (x*1.05,-.95), (x*1.2,-.74), 6), mix(c, (255,240,210), .2), .035)
 
-def draw_hat(p, rng, t):
+def draw_hat(
+    p:Paper, # To draw on
+    rng:np.random.Generator, # The dice
+    t:AttrDict, # As `roll_traits` gives them
+):
     "Beanie, cap, scarf or band, for one in five"
     c,w = pick(rng, CLOTHES),t.width
-    c2,dome = mix(c, (255,255,255) if sum(c) < 400 else (20,20,40), .3),outline(t, .17, 180, 360, 21)
+    c2 = mix(c, (255,255,255) if sum(c) < 400 else (20,20,40), .3)
     if t.hat=='beanie':
         p.shape([(x, y*1.08-.42*(abs(x)<w)) for x,y in outline(t, .08, 200, 340, 15)] + [(w+.12,-.42), (-w-.12,-.42)], c)
         p.shape([(-w-.12,-.66), (w+.12,-.66), (w+.12,-.36), (-w-.12,-.36)], c2)
@@ -316,7 +416,11 @@ def draw_hat(p, rng, t):
 LAYERS = [draw_background, draw_back_hair, draw_body, draw_head, draw_cheeks, draw_beard, draw_mouth, draw_nose,
           draw_eyes, draw_front_hair, draw_glasses, draw_hat]
 
-def shine(img, rng, t):
+def shine(
+    img:Image.Image, # The drawing
+    rng:np.random.Generator, # The dice
+    t:AttrDict, # As `roll_traits` gives them
+)->Image.Image: # Lit
     "Light the drawing from the side of the lamp"
     n,k = img.size[0],between(rng, .04, .2)
     x = (np.arange(n, dtype=np.float32) + .5)/n - .5
@@ -350,7 +454,7 @@ def grid(
 # %% ../nbs/00_faces.ipynb #6fd5dbfb
 def add_noise(
     a:np.ndarray, # [H, W, 3], 0 to 255
-    rng,
+    rng:np.random.Generator, # The dice
     read:float=2., # Standard deviation in the dark
     shot:float=.06, # Variance for each unit of light
 )->np.ndarray: # Same shape
@@ -393,8 +497,16 @@ GENERATORS = ['deconv', 'resize']
 
 class Style(nn.Module):
     "Unit length, then scale and shift by the latent, then leaky ReLU"
-    def __init__(self, nf): super().__init__(); self.affine = nn.Linear(LATENT, 2*nf)
-    def forward(self, x, z):
+    def __init__(self,
+        nf:int, # Features at each position
+    ):
+        super().__init__()
+        self.affine = nn.Linear(LATENT, 2*nf)
+
+    def forward(self,
+        x:torch.Tensor, # [N, nf, H, W]
+        z:torch.Tensor, # The latent, [N, 64]
+    )->torch.Tensor: # The same shape as `x`
         scale,shift = self.affine(z)[...,None,None].chunk(2, 1)
         x = x*(x.square().mean(1, keepdim=True) + 1e-6).rsqrt()
         return F.leaky_relu(x*(1+scale) + shift, .2)
@@ -402,31 +514,43 @@ class Style(nn.Module):
 # %% ../nbs/00_faces.ipynb #f47d43fa
 class DeconvGenerator(nn.Module):
     "Doubles by transposed convolution"
-    def __init__(self, widths=(160,128,96,48)):
+    def __init__(self,
+        widths:tuple=(160,128,96,48), # Features at 4, 8, 16 and 32 pixels
+    ):
         super().__init__()
         self.start = nn.Linear(LATENT, widths[0]*16)
         self.ups = nn.ModuleList(nn.ConvTranspose2d(a, b, 4, 2, 1) for a,b in zip(widths, widths[1:]))
         self.styles = nn.ModuleList(map(Style, widths))
         self.rgb = nn.ConvTranspose2d(widths[-1], 3, 4, 2, 1)
 
-    def forward(self, z): # [N, 64] -> [N, 3, 64, 64], -1 to 1
+    def forward(self,
+        z:torch.Tensor, # [N, 64]
+    )->torch.Tensor: # [N, 3, 64, 64], -1 to 1
         x = self.styles[0](self.start(z).unflatten(1, (-1,4,4)), z)
         for up,style in zip(self.ups, self.styles[1:]): x = style(up(x), z)
         return torch.tanh(self.rgb(x))
 
 # %% ../nbs/00_faces.ipynb #45084659
-def double(x): return F.interpolate(x, scale_factor=2, mode='nearest')
+def double(
+    x:torch.Tensor, # [N, C, H, W]
+)->torch.Tensor: # [N, C, 2H, 2W]
+    "Repeat every pixel"
+    return F.interpolate(x, scale_factor=2, mode='nearest')
 
 class ResizeGenerator(nn.Module):
     "Doubles by repeating pixels, then convolves"
-    def __init__(self, widths=(128,128,80,48)):
+    def __init__(self,
+        widths:tuple=(128,128,80,48), # Features at 4, 8, 16 and 32 pixels
+    ):
         super().__init__()
         self.start = nn.Linear(LATENT, widths[0]*16)
         self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a,b in zip(widths, widths[1:]))
         self.styles = nn.ModuleList(map(Style, widths))
         self.rgb = nn.Conv2d(widths[-1], 3, 3, padding=1)
 
-    def forward(self, z): # [N, 64] -> [N, 3, 64, 64], -1 to 1
+    def forward(self,
+        z:torch.Tensor, # [N, 64]
+    )->torch.Tensor: # [N, 3, 64, 64], -1 to 1
         x = self.styles[0](self.start(z).unflatten(1, (-1,4,4)), z)
         for conv,style in zip(self.convs, self.styles[1:]): x = style(conv(double(x)), z)
         return torch.tanh(self.rgb(double(x)))
@@ -442,21 +566,42 @@ def create_generator(
 # %% ../nbs/00_faces.ipynb #8b05491f
 class BatchSpread(nn.Module):
     "Append a channel that says how much a batch's images differ"
-    def forward(self, x): # [N, C, H, W] -> [N, C+1, H, W]
+    def forward(self,
+        x:torch.Tensor, # [N, C, H, W]
+    )->torch.Tensor: # [N, C+1, H, W]
         spread = (x.float().var(0, unbiased=False) + 1e-8).sqrt().mean()
         return torch.cat([x, spread.to(x.dtype).expand(len(x), 1, *x.shape[2:])], 1)
 
-def sn_conv(a, b, k=4, stride=2, pad=1): return spectral_norm(nn.Conv2d(a, b, k, stride, pad))
+def sn_conv(
+    a:int, # Channels in
+    b:int, # Channels out
+    k:int=4, # Side of the kernel
+    stride:int=2,
+    pad:int=1,
+)->nn.Conv2d:
+    "A convolution with spectral normalisation"
+    return spectral_norm(nn.Conv2d(a, b, k, stride, pad))
 
-def create_discriminator(widths=(40,80,160,192))->nn.Module:
+def create_discriminator(
+    widths:tuple=(40,80,160,192), # Channels at 32, 16, 8 and 4 pixels
+)->nn.Module:
     "[N, 3, 64, 64] in -1 to 1 -> [N], high for real"
     down = [o for a,b in zip((3,)+widths, widths) for o in (sn_conv(a, b), nn.LeakyReLU(.2))]
     w = widths[-1]
     return nn.Sequential(*down, BatchSpread(), sn_conv(w+1, w, 3, 1), nn.LeakyReLU(.2), sn_conv(w, 1, 4, 1, 0), nn.Flatten(0))
 
 # %% ../nbs/00_faces.ipynb #9aa20c2a
-def critic_loss(real, fake): return F.relu(1-real).mean() + F.relu(1+fake).mean()
-def forger_loss(fake): return -fake.mean()
+def critic_loss(
+    real:torch.Tensor, # What the critic says of real images, [N]
+    fake:torch.Tensor, # And of fakes, [N]
+)->torch.Tensor:
+    "What the critic wants small"
+    return F.relu(1-real).mean() + F.relu(1+fake).mean()
+def forger_loss(
+    fake:torch.Tensor, # What the critic says of fakes, [N]
+)->torch.Tensor:
+    "What the forger wants small"
+    return -fake.mean()
 
 # %% ../nbs/00_faces.ipynb #37690718
 class GAN:
@@ -471,17 +616,25 @@ class GAN:
         self.avg,self.keep,self.log = deepcopy(self.gen).requires_grad_(False),keep,[]
         self.lr,self.opts = lr,[torch.optim.Adam(m.parameters(), betas=(0.,.99)) for m in (self.gen,self.disc)]
 
-    def set_lr(self, k:float):
+    def set_lr(self,
+        k:float, # Of the full learning rate
+    ):
         "Set both learning rates to `k` times the full ones"
         for o,lr in zip(self.opts, self.lr): o.param_groups[0]['lr'] = k*lr
 
-    def update(self, i, loss):
+    def update(self,
+        i:int, # 0 the generator, 1 the critic
+        loss:torch.Tensor, # What it wants small
+    )->float: # The loss
+        "Take one step of optimiser `i`"
         self.opts[i].zero_grad(set_to_none=True)
         loss.backward()
         self.opts[i].step()
         return loss.item()
 
-    def step(self, real):
+    def step(self,
+        real:torch.Tensor, # [N, 3, 64, 64], -1 to 1
+    ):
         "One move of each player on a batch of real images"
         n,k = len(real),min(self.keep, (1+len(self.log))/(10+len(self.log)))
         with torch.autocast('cpu', torch.bfloat16):
@@ -505,7 +658,7 @@ def train_gan(
     imgs, # Portraits, uint8 [N, 64, 64, 3]
     steps:int, # Batches to play
     bs:int=32, # Images a batch
-    seed:int=0,
+    seed:int=0, # Of latents and batches
     cool:float=0., # Part of the steps, at the end, in which the learning rates go down to a twentieth
     each=None, # Called with the step's number after every step
 )->GAN:
@@ -546,7 +699,11 @@ def draw_crowd(
     return np.stack([np.asarray(draw_portrait(first+i, size)) for i in range(n)])
 
 # %% ../nbs/00_faces.ipynb #d3728684
-def weights_path(name): return Path(str(files('deepfake_nb')))/f'faces_{name}.safetensors'
+def weights_path(
+    name:str, # One of `GENERATORS`
+)->Path:
+    "Where the package keeps the weights of a generator"
+    return Path(str(files('deepfake_nb')))/f'faces_{name}.safetensors'
 
 def save_generator(
     gen:nn.Module, # A trained generator
@@ -567,7 +724,10 @@ def load_generator(
 # %% ../nbs/00_faces.ipynb #565c71b6
 MAX_N = 100_000
 
-def check_n(n, seed=0):
+def check_n(
+    n:int, # Images of each class
+    seed:int=0,
+):
     "Refuse a number of images, or a seed, that makes no sense"
     ok = lambda v: isinstance(v, (int,np.integer)) and not isinstance(v, bool)
     if not ok(n) or not 1 <= n <= MAX_N: raise InputError(f"n is {n!r}: choose a whole number of images from 1 to {MAX_N:,}")
@@ -583,7 +743,9 @@ def generate(
     return sample(load_generator(name), n, seed)
 
 # %% ../nbs/00_faces.ipynb #a22d182f
-def prune(folders):
+def prune(
+    folders:list[Path], # The deepest first
+):
     "Remove those of `folders` that are empty"
     for o in folders:
         with suppress(OSError): o.rmdir()
@@ -610,22 +772,35 @@ def whole_folder(
         prune(made)
 
 # %% ../nbs/00_faces.ipynb #4703ab53
-def share(n:int)->dict:
+def share(
+    n:int, # Fakes
+)->dict: # Of each generator
     "Divide `n` fakes between the generators"
     k = len(GENERATORS)
     return {o:n//k + (i < n%k) for i,o in enumerate(GENERATORS)}
 
-def portraits(n, seed):
+def portraits(
+    n:int, # How many
+    seed:int, # Of the sample
+): # Yields PIL images
     "The drawn people of a sample, one by one; their seeds lie far from those that the GANs studied"
     return (draw_portrait(2**40 + seed*MAX_N + i) for i in range(n))
 
-def write_class(imgs, folder, seed):
+def write_class(
+    imgs, # PIL images or arrays [H, W, 3]
+    folder:Path, # New
+    seed:tuple, # Of the class
+):
     "Shoot `imgs` into `folder`"
     for i,img in enumerate(imgs):
         if i==0: folder.mkdir(parents=True)
         (folder/f'{i:05d}.jpg').write_bytes(shoot(img, (*seed, i)))
 
-def write_sample(folder, n, seed):
+def write_sample(
+    folder:Path, # New
+    n:int, # Images of each class
+    seed:int, # Of the sample
+):
     "Both classes, through the same `shoot`"
     write_class(portraits(n, seed), folder/'real', (seed,0))
     for j,(o,k) in enumerate(share(n).items(), 1):
@@ -642,21 +817,29 @@ def make_sample(
     return Path(dest)
 
 # %% ../nbs/00_faces.ipynb #89a5569f
-def digest(path)->str: return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+def digest(
+    path:str|Path, # A file
+)->str: # 16 hexadecimal digits
+    "Short SHA-256 of a file"
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
 
-def contents(folder:Path)->dict:
+def contents(
+    folder:Path, # Searched whole
+)->dict: # Relative path to digest
     "Digest of every file below `folder` but the manifest"
     paths = [o for o in sorted(folder.rglob('*')) if o.is_file() and o.name != 'manifest.json']
     return {o.relative_to(folder).as_posix():digest(o) for o in paths}
 
-def is_whole(folder:Path)->bool:
+def is_whole(
+    folder:Path, # As `cached_sample` keeps it
+)->bool:
     "Does `folder` hold what its manifest says, and nothing else?"
     try: return read_json(folder/'manifest.json') == contents(folder)
     except (InputError, OSError): return False
 
 def cached_sample(
     n:int=200, # Images of each class, 1 to 100,000
-    seed:int=0,
+    seed:int=0, # The same seed gives the same files
     cache:str|Path=None, # Folder to keep it in; the user's cache folder if not given
 )->Path: # Folder with `real` and `fake`
     "The sample from the cache, made first where it is missing or damaged"
