@@ -85,7 +85,8 @@ def draw_network(
     "Draw the blocks of `model`: size and number of their maps below, parameters above"
     if ax is None: _,ax = plt.subplots(figsize=(8,2.2))
     ax.axhline(0, color='0.8', zorder=0)
-    x,rows = 0,[(size,3,0),*blocks(layer_table(model, size)).itertuples(index=False)]
+    x,rows = 0,[tuple(o) for o in blocks(layer_table(model, size)).values]
+    if rows[0] != (size,3,0): rows.insert(0, (size,3,0))      # a first layer that normalises is the input already
     for side,channels,params in rows:
         h,w = (np.log2(side),np.log2(channels)/4) if side else (np.log2(channels+1)/2,.35)
         ax.add_patch(plt.Rectangle((x,-h/2), w, h, fc=plt.cm.YlOrBr(.05+.75*np.log10(params+1)/8), ec='0.3'))
