@@ -7,7 +7,7 @@ __all__ = ['PRECISIONS', 'VIDEOS', 'FIELDS', 'Answer', 'verdict', 'settings', 'f
            'Detector', 'open_item', 'as_items', 'in_batches', 'is_video', 'frames', 'stream', 'predict', 'predict_csv',
            'largest_gap', 'export', 'plot_timeline', 'save_timeline', 'trained_on', 'evaluate']
 
-# %% ../nbs/09_detector.ipynb #ab2d4185
+# %% ../nbs/09_detector.ipynb #488287c1
 import csv,hashlib,json,os
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +22,7 @@ from tqdm import tqdm
 from .core import InputError,atomic
 from .images import equalise,find_images,open_image,squish,upright_rgb
 
-# %% ../nbs/09_detector.ipynb #9781eea4
+# %% ../nbs/09_detector.ipynb #98b87e30
 @dataclass
 class Answer:
     "What the detector says of one picture, or of one video"
@@ -48,7 +48,7 @@ def verdict(
     if p>=threshold: return 'fake'
     return 'real' if real_below is None or p<real_below else 'uncertain'
 
-# %% ../nbs/09_detector.ipynb #8e76d8b0
+# %% ../nbs/09_detector.ipynb #aca81911
 def settings(
     config:dict, # A model's config.json
 )->dict: # model, weights, size, resample, equalise, threshold, real_below, classes, version
@@ -56,7 +56,7 @@ def settings(
     keep = {k:config.get(k) for k in ('model','weights','size','equalise','threshold','real_below','version')}
     return {**keep, 'resample':config['recipe']['resample'], 'classes':['real','fake']}
 
-# %% ../nbs/09_detector.ipynb #62de92d6
+# %% ../nbs/09_detector.ipynb #0aefb88b
 PRECISIONS = 'float32','bf16'
 
 def fold_batchnorm(
@@ -83,7 +83,7 @@ def torch_scorer(
             return prob_fake(net(torch.from_numpy(pixels).to(device).permute(0,3,1,2).float().div(255))).cpu().numpy()
     return score
 
-# %% ../nbs/09_detector.ipynb #869d3458
+# %% ../nbs/09_detector.ipynb #2a3ddede
 def onnx_scorer(
     path:str|Path, # A file that `export` wrote
 )->tuple: # (from uint8 [n, size, size, 3] to float32 [n], the settings in the file)
@@ -149,7 +149,7 @@ def open_item(
     if item.dtype!=np.uint8 or item.ndim not in (2,3): raise ValueError(f"array of {item.dtype} {item.shape} is no picture: give uint8 [height, width, 3]")
     return upright_rgb(Image.fromarray(item))
 
-# %% ../nbs/09_detector.ipynb #51d11c23
+# %% ../nbs/09_detector.ipynb #9352a362
 def as_items(
     items, # A path, a folder, an image, an array, bytes, or a list of such
 )->list: # Folders searched
@@ -178,7 +178,7 @@ def in_batches(
             yield [(o,fut.result()) for o,fut in batch]
             queue.append(start())
 
-# %% ../nbs/09_detector.ipynb #ae503e8f
+# %% ../nbs/09_detector.ipynb #5d470054
 VIDEOS = {'.mp4','.m4v','.mov','.webm','.mkv','.avi'}
 
 def is_video(
@@ -213,7 +213,7 @@ def frames(
         if not at: raise ValueError(f"not a video that can be read: {e.strerror or e}") from e
         yield at,None
 
-# %% ../nbs/09_detector.ipynb #a2d1fdef
+# %% ../nbs/09_detector.ipynb #e8a09c1f
 def _stream(self, items, bs):
     "Answers for pictures, one after another"
     for batch in in_batches(items, bs, lambda o: _try(self.prepare, o)):
@@ -259,7 +259,7 @@ def predict(self,
 
 Detector.stream,Detector.predict = stream,predict
 
-# %% ../nbs/09_detector.ipynb #75876866
+# %% ../nbs/09_detector.ipynb #06d730ca
 FIELDS = 'path','prob_fake','verdict','error'
 
 def _part(path, config):
@@ -296,7 +296,7 @@ def predict_csv(
     except OSError as e: raise InputError(f"cannot write {str(path)!r}: {e.strerror or e}; make room or choose another file") from e
     return len(items)
 
-# %% ../nbs/09_detector.ipynb #4738a59f
+# %% ../nbs/09_detector.ipynb #4ad0fc42
 def _whole(model):
     "`model` from uint8 [n, size, size, 3] to prob_fake [n]"
     import torch
@@ -346,7 +346,7 @@ def export(
         if gap>1e-3: raise InputError(f"the exported {det.name} differs from the run by {gap:.2g}: use the run's folder, and please report this")
         return dict(largest_gap=gap, **(_quantise(p, folder, det) if int8 else {}))
 
-# %% ../nbs/09_detector.ipynb #7ad8ac59
+# %% ../nbs/09_detector.ipynb #74771a79
 def _pictures(folder, split, det, n):
     "Pixels and labels of up to `n` pictures of a run that are still there, both classes alike"
     import pandas as pd
@@ -372,7 +372,7 @@ def _quantise(path, folder, det):
     after = onnx_scorer(path)[0](pixels_valid)
     return dict(int8_gap=float(np.abs(before-after).max()), auc=auc(y, before), auc_int8=auc(y, after))
 
-# %% ../nbs/09_detector.ipynb #5243ffa1
+# %% ../nbs/09_detector.ipynb #01b4da2f
 def plot_timeline(
     a:Answer, # Of a video
     config:dict, # The detector's
@@ -398,7 +398,13 @@ def save_timeline(
     if len(answers)!=1 or not answers[0].timeline: raise InputError("a timeline is drawn of one video that can be read: name just that one")
     with atomic(path) as p: plot_timeline(answers[0], config).figure.savefig(p, dpi=130)
 
-# %% ../nbs/09_detector.ipynb #fded94b9
+# %% ../nbs/09_detector.ipynb #cd23d0fb
+def _robustness(det, table):
+    "Rows of the robustness curves, as plain values"
+    from deepfake_nb.trust import robustness
+    df = robustness(lambda imgs: [a.prob_fake for a in det.predict(imgs)], table, det.config['threshold'])
+    return [{k:None if isinstance(o, float) and np.isnan(o) else o for k,o in r.items()} for r in df.to_dict('records')]
+
 def trained_on(
     run:str|Path, # A model's folder, inside a comparison's
     paths:list[str], # Pictures
@@ -414,7 +420,8 @@ def evaluate(
     run:str|Path, # A model's folder, a comparison's, or an .onnx file
     table, # As `make_table` gives it
     say=print, # Called with what a person should know
-)->dict: # As `evaluate_scores` gives it
+    robust:bool=False, # Also under compression, blur, scaling, noise, brightness and crops?
+)->dict: # As `evaluate_scores` gives it, and with `robust` a list under `robustness`
     "Score a run on the pictures of `table`"
     from deepfake_nb.comparison import best_model
     from deepfake_nb.metrics import evaluate_scores
@@ -426,4 +433,5 @@ def evaluate(
         if a.error: say(f"left out: {a.path}: {a.error}")
     good = np.array([a.error is None for a in answers])
     if not good.any(): raise InputError(f"none of the {len(table)} images can be read: name others")
-    return evaluate_scores(table.label.to_numpy()[good], [a.prob_fake for a in answers if a.error is None])
+    res = evaluate_scores(table.label.to_numpy()[good], [a.prob_fake for a in answers if a.error is None])
+    return res | dict(robustness=_robustness(det, table[good])) if robust else res
