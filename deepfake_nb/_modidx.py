@@ -16,6 +16,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'deepfake_nb.backbones._folder_file': ('backbones.html#_folder_file', 'deepfake_nb/backbones.py'),
                                        'deepfake_nb.backbones._full_tag': ('backbones.html#_full_tag', 'deepfake_nb/backbones.py'),
                                        'deepfake_nb.backbones._hub_answers': ('backbones.html#_hub_answers', 'deepfake_nb/backbones.py'),
+                                       'deepfake_nb.backbones._levels': ('backbones.html#_levels', 'deepfake_nb/backbones.py'),
                                        'deepfake_nb.backbones._random_cnn': ('backbones.html#_random_cnn', 'deepfake_nb/backbones.py'),
                                        'deepfake_nb.backbones.count_params': ('backbones.html#count_params', 'deepfake_nb/backbones.py'),
                                        'deepfake_nb.backbones.create_model': ('backbones.html#create_model', 'deepfake_nb/backbones.py'),
