@@ -255,6 +255,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'deepfake_nb.images': { 'deepfake_nb.images.equalise': ('images.html#equalise', 'deepfake_nb/images.py'),
                                     'deepfake_nb.images.find_images': ('images.html#find_images', 'deepfake_nb/images.py'),
                                     'deepfake_nb.images.open_image': ('images.html#open_image', 'deepfake_nb/images.py'),
+                                    'deepfake_nb.images.reading_side': ('images.html#reading_side', 'deepfake_nb/images.py'),
                                     'deepfake_nb.images.squish': ('images.html#squish', 'deepfake_nb/images.py'),
                                     'deepfake_nb.images.upright_rgb': ('images.html#upright_rgb', 'deepfake_nb/images.py')},
             'deepfake_nb.learners': { 'deepfake_nb.learners.BFloat16': ('learners.html#bfloat16', 'deepfake_nb/learners.py'),
