@@ -37,6 +37,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'deepfake_nb.calibration.fit_temperature': ( 'calibration.html#fit_temperature',
                                                                                       'deepfake_nb/calibration.py')},
             'deepfake_nb.cli': { 'deepfake_nb.cli._audited': ('cli.html#_audited', 'deepfake_nb/cli.py'),
+                                 'deepfake_nb.cli._common': ('cli.html#_common', 'deepfake_nb/cli.py'),
                                  'deepfake_nb.cli._described': ('cli.html#_described', 'deepfake_nb/cli.py'),
                                  'deepfake_nb.cli._print_json': ('cli.html#_print_json', 'deepfake_nb/cli.py'),
                                  'deepfake_nb.cli._say': ('cli.html#_say', 'deepfake_nb/cli.py'),

@@ -40,11 +40,15 @@ def _described(real, fake, data):
     if data: return f'Images from {data}, in the division that it came with.'
     return f"Real images from {', '.join(real)}; fakes from {', '.join(fake)}."
 
-def _audited(table):
+def _common(table):
+    from deepfake_nb.trust import common_side
+    return common_side(table)
+
+def _audited(table, equal):
     "The shortcut audit, or a line that says why there is none"
     from deepfake_nb.core import InputError
     from deepfake_nb.trust import audit
-    try: res = audit(table)
+    try: res = audit(table, equal=equal)
     except InputError as e: return _say(f'no shortcut audit: {e}')
     found = [f"{p['name']} ({p['auc']:.2f})" for p in res['probes'] if p['verdict']!='clean']
     _say(f"shortcut audit: {res['verdict']}" + (f"; the label shows in {', '.join(found)}" if found else ''))
@@ -67,6 +71,7 @@ def compare(
     out:Annotated[str, typer.Option(metavar='DIR', help='The run folder')]='runs/compare',
     seed:Annotated[int, typer.Option(help='Of everything that is random')]=0,
     seeds:Annotated[Optional[str], typer.Option(metavar='LIST', help='A run for each, such as 0,1,2: means and spread')]=None,
+    equalise:Annotated[bool, typer.Option('--equalise', help='Pass all images through one crop, one size and one JPEG, so that these tell nothing')]=False,
     no_audit:Annotated[bool, typer.Option('--no-audit', help='Do not ask first how well the files alone give the label away')]=False,
     resume:Annotated[bool, typer.Option('--resume', help='Go on with an interrupted run')]=False,
 ):
@@ -77,7 +82,8 @@ def compare(
     settings = cmp.fill_settings(sample, models=list(cmp.MODELS) if models=='all' else [o.strip() for o in models.split(',') if o.strip()], recipe=recipe, size=size,
         batch_size=batch_size, frozen_epochs=frozen_epochs, epochs=epochs, n_per_class=n_per_class, weights=weights, **(cmp.read_seeds(seeds) if seeds else dict(seed=seed)), data=None if sample else _described(real or [], fake or [], data))
     table = cmp.sample_table(settings.n_per_class, settings.seed) if sample else make_table(real or [], fake or [], data, partition)
-    cmp.compare(table, out, settings, resume, _say, None if no_audit else _audited(table))
+    if equalise: settings.equalise = _common(table)
+    cmp.compare(table, out, settings, resume, _say, None if no_audit else _audited(table, settings.equalise))
     print((Path(out)/'comparison.md').read_text(encoding='utf-8'))
     _say(f"wrote {Path(out)/'report.html'}")
 

@@ -12,6 +12,7 @@ import hashlib,mmap,os,shutil,time,zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack,suppress
 from dataclasses import dataclass,replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from uuid import uuid4
@@ -30,7 +31,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from tqdm import tqdm
 
 from .core import InputError,atomic,cache_dir,read_json,write_json
-from .images import MIN_SIDE,READ_SIDE,find_images,open_image,reading_side,squish
+from .images import equalise,MIN_SIDE,READ_SIDE,find_images,open_image,reading_side,squish
 
 # %% ../nbs/01_data.ipynb #1959e389
 LABELS = dict(real=0, fake=1)
@@ -173,9 +174,10 @@ def shuffled(
     return table.sample(frac=1, random_state=seed, ignore_index=True)
 
 # %% ../nbs/01_data.ipynb #6811cd77
-def _open_for(data, sizes, resample):
+def _open_for(data, sizes, resample, equal=None):
     "Open the bytes `data` once for every reduction that is needed: {side: picture}, `READ_SIDE` among them"
     sides = sorted({READ_SIDE, *(reading_side(o, resample) for o in sizes)}, key=lambda o: o or float('inf'), reverse=True)
+    if equal: return dict.fromkeys(sides, equalise(open_image(data), **equal))
     imgs,last = {},None
     for o in sides:
         if last is None or min(last.size)>=2*o: last = open_image(data, o)
@@ -186,11 +188,12 @@ def read_file(
     path:str|Path, # An image
     sizes:tuple=(224,), # Sides of the squares wanted, pixels
     resample:str='lanczos', # A key of `FILTERS`
+    equal:dict=None, # `side` and `quality`, to pass the picture through `equalise` first
 )->tuple|str: # (uint8 [size, size, 3] for each size, SHA-256 of the bytes, 32 bytes of perceptual hash), or why it could not be read
     "Read one file, once"
     try:
         data = Path(path).read_bytes()
-        imgs = _open_for(data, sizes, resample)
+        imgs = _open_for(data, sizes, resample, equal)
     except OSError as e: return e.strerror or str(e)
     except ValueError as e: return str(e)
     look = np.packbits(imagehash.phash(imgs[READ_SIDE], hash_size=16).hash)
@@ -235,33 +238,33 @@ def _order(table, quota):
     "The rows of each split and class that are to be read, in an order that no seed changes where all are taken, then those that may replace bad ones"
     return {k:pd.concat([rows[:quota.get(k[0], 0)].sort_values('path'), rows[quota.get(k[0], 0):]]) for k,rows in table.groupby(['split','label'])}
 
-def _cache_key(parts, quota, sizes, resample):
+def _cache_key(parts, quota, sizes, resample, equal):
     "A name for the pixels of these files at these sizes"
-    h = hashlib.sha256(f'3 {sizes} {resample} {sorted(quota.items())}'.encode())
+    h = hashlib.sha256(f'4 {sizes} {resample} {equal} {sorted(quota.items())}'.encode())
     for k,rows in parts.items():
         for path in rows.path: h.update(f'{k} {path} {_stat(path)}'.encode())
     return h.hexdigest()[:24]
 
-def _read_part(rows, n, sizes, resample, pool, outs, bar):
+def _read_part(rows, n, read, pool, outs, bar):
     "Write the pixels of the first `n` readable files of `rows` to `outs`, one for each size; returns (rows read, rows failed)"
     good,bad,rest = [],[],iter(rows.path)
     while len(good)<n and (todo := list(islice(rest, min(256, n-len(good))))):
-        for path,res in zip(todo, pool.map(lambda o: read_file(o, sizes, resample), todo)):
+        for path,res in zip(todo, pool.map(read, todo)):
             if isinstance(res, str): bad.append(dict(path=path, reason=res)); continue
             for f,px in zip(outs, res[0]): f.write(px.tobytes())
             bar.update()
             good.append(dict(path=path, sha=res[1], look=res[2].tobytes().hex()))
     return good,bad
 
-def _fill(folder, parts, quota, sizes, resample):
+def _fill(folder, parts, quota, sizes, resample, equal):
     "Read every file that is needed into `folder`"
-    good,bad = [],[]
+    good,bad,read = [],[],partial(read_file, sizes=sizes, resample=resample, equal=equal)
     with ExitStack() as st:
         outs = [st.enter_context(open(st.enter_context(atomic(folder/f'pixels_{o}.bin')), 'wb')) for o in sizes]
         pool = st.enter_context(ThreadPoolExecutor(os.cpu_count()))
         bar = st.enter_context(tqdm(total=2*sum(quota.values()), desc='reading images', unit='image', leave=False, disable=None))
         for (split,_),rows in parts.items():
-            g,b = _read_part(rows, quota.get(split, 0), sizes, resample, pool, outs, bar)
+            g,b = _read_part(rows, quota.get(split, 0), read, pool, outs, bar)
             good += g; bad += b
     for name,rows,cols in (('files',good,['path','sha','look']), ('bad_files',bad,['path','reason'])):
         with atomic(folder/f'{name}.csv') as p: pd.DataFrame(rows, columns=cols).to_csv(p, index=False)
@@ -304,17 +307,18 @@ def pixel_cache(
     seed:int=0, # Which images, when there are more, and their order in `files`
     resample:str='lanczos', # A key of `FILTERS`
     cache:Path=None, # Folder for caches; the user's cache folder if not given
+    equal:dict=None, # `side` and `quality`, to pass every picture through `equalise` first
 )->PixelCache: # The index of its `files` is the row in its `pixels`
     "The pixels of up to `n_per_class` readable images of each class, from the cache or read now"
     if min(sizes) < MIN_SIDE: raise InputError(f"size {min(sizes)} is too small: use {MIN_SIDE} pixels or more")
     sizes = sorted(set(sizes))
     table,quota = shuffled(table, seed),quotas(table, n_per_class)
     parts = _order(table, quota)
-    folder = Path(cache or cache_dir()/'pixels')/_cache_key(parts, quota, sizes, resample)
+    folder = Path(cache or cache_dir()/'pixels')/_cache_key(parts, quota, sizes, resample, equal)
     try: store = PixelCache(folder)
     except (InputError,OSError,ValueError,KeyError,TypeError):
         _discard(folder)
-        _build(folder, parts, quota, sizes, resample)
+        _build(folder, parts, quota, sizes, resample, equal)
         store = PixelCache(folder)
     store.files = _ordered(store, table)
     return store
@@ -379,6 +383,7 @@ class FaceData:
     bad:pd.DataFrame # path, reason
     pixels:np.ndarray # uint8 [n, size, size, 3], memory-mapped
     wide:np.ndarray=None # The same pictures a little larger, to crop from; None for no crops
+    equal:dict=None # `side` and `quality`, if every picture went through `equalise`
 
     @property
     def size(self): return self.pixels.shape[1]
@@ -425,10 +430,11 @@ def load_data(
     resample:str='lanczos', # A key of `FILTERS`
     zoom:float=1., # How much larger the copy for crops is; 1 for none
     cache:Path=None, # Folder for caches; the user's cache folder if not given
+    equal:dict=None, # `side` and `quality`, to pass every picture through `equalise` first
 )->FaceData:
     "Read, check, balance and split the images of `table`"
     wide = round(size*zoom)
-    store = pixel_cache(table, (size,wide), n_per_class, seed, resample, cache)
+    store = pixel_cache(table, (size,wide), n_per_class, seed, resample, cache, equal)
     files,bad = store.files,store.bad
     files,bad = _leave_out(files, bad, files.groupby('sha').label.transform('nunique')>1, 'the same file is given as real and as fake')
     files = _even(files).copy()
@@ -436,7 +442,7 @@ def load_data(
     files,bad = _assign_splits(files, bad, seed)
     for s in ('train','valid'):
         if files.label[files.split==s].nunique() < 2: raise InputError(f"the {s} split has not both classes: give more images, or smaller groups")
-    return FaceData(files[COLUMNS], bad, store.pixels[size], store.pixels[wide] if wide>size else None)
+    return FaceData(files[COLUMNS], bad, store.pixels[size], store.pixels[wide] if wide>size else None, equal)
 
 # %% ../nbs/01_data.ipynb #7717ab90
 class BatchLoader(DataLoader):

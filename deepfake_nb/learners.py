@@ -463,7 +463,7 @@ def train_model(
     if rec.keras_init and isinstance(model, FaceNet): keras_init(model.head)
     plan = stage_plan(model, frozen_epochs, epochs)
     run = Run(folder, model, dict(model=name, size=data.size, weights=model.weights_name, recipe_name=recipe, recipe=asdict(rec), plan=plan, batch_size=bs,
-        seed=seed, precision=fast_precision(device), device=device.type, params=count_params(model)[0], version=deepfake_nb.__version__))
+        seed=seed, precision=fast_precision(device), device=device.type, params=count_params(model)[0], equalise=data.equal, version=deepfake_nb.__version__))
     run.load()
     for stage,n in plan.items():
         if stage=='fit': fit_spectrum(run, data, device)
