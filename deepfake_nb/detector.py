@@ -216,7 +216,7 @@ def _length(path):
         if not file.streams.video: raise ValueError("no pictures in it: a video stream is needed")
         s = file.streams.video[0]
         if s.duration: return float(s.duration*s.time_base)
-        if file.duration: return file.duration/av.time_base
+        if (length := (file.duration or 0)-(file.start_time or 0)) > 0: return length/av.time_base      # Matroska counts from 0
         times = [float(p.pts*p.time_base) for p in file.demux(s) if p.pts is not None]
     return max(times)-min(times) if times else 0.
 
