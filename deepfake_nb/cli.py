@@ -114,6 +114,7 @@ def predict(
     paths:Annotated[list[str], typer.Argument(metavar='PATH...', help='Images, videos, or folders of images')],
     model:Annotated[str, typer.Option(metavar='RUN', help='The folder of a model or of a comparison, or an exported .onnx file')],
     precision:Annotated[str, typer.Option(help='float32, or bf16: faster where the processor has it, and a little different')]='float32',
+    faces:Annotated[bool, typer.Option('--faces', help='Find the faces first, for pictures that are no crops of a face; each gets an answer')]=False,
     as_json:Annotated[bool, typer.Option('--json', help='One JSON document on stdout')]=False,
     csv:Annotated[Optional[str], typer.Option(metavar='FILE', help='Write the answers to a CSV; an interrupted call goes on where it stopped')]=None,
     timeline:Annotated[Optional[str], typer.Option(metavar='FILE.png', help='Of one video: draw its answer over time')]=None,
@@ -121,11 +122,11 @@ def predict(
     "Say of every image or video how likely it is a fake"
     from deepfake_nb import detector as d
     det = d.Detector.load(model, precision)
-    if csv: return _say(f'wrote {d.predict_csv(det, paths, csv)} answers to {csv}')
-    answers = det.predict(paths)
+    if csv: return _say(f'wrote the answers for {d.predict_csv(det, paths, csv, faces=faces)} files to {csv}')
+    answers = det.predict(paths, faces=faces)
     if timeline: d.save_timeline(answers, det.config, timeline)
     if as_json: return _print_json([a.as_dict() for a in answers])
-    for a in answers: print(f'{a.path}: {a.error}' if a.error else f'{a.path}: {a.verdict}, {a.prob_fake:.1%} fake' + (f' ({a.note})' if a.note else ''))
+    for a in answers: print(f'{a.path}: {a.error}' if a.error else f'{a.path}: {a.verdict}, {a.prob_fake:.1%} fake' + (f' (face at {a.box})' if a.box else '') + (f' ({a.note})' if a.note else ''))
 
 @app.command()
 def export(
