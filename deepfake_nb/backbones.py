@@ -56,26 +56,20 @@ class FaceNet(nn.Module):
         normalize:Normalize, # Of the input
         backbone:nn.Module, # Gives pooled features
         head:nn.Module, # Takes pooled features
+        levels:int=0, # Also see the mean and the spread of this many of the backbone's stages, counted from the output
     ):
         super().__init__()
-        self.normalize,self.backbone,self.head,self.keep_stats = normalize,backbone,head,None
+        self.normalize,self.backbone,self.head,self.levels,self.keep_stats = normalize,backbone,head,levels,None
 
-    def features(self,
-        x:Tensor, # [n, 3, size, size] in [0, 1]
-    )->Tensor: # [n, width]
-        "What the backbone sees"
-        return self.backbone(self.normalize(x))
+    def features(self, x):
+        if not self.levels: return self.backbone(self.normalize(x))
+        last,maps = self.backbone.forward_intermediates(self.normalize(x), indices=self.levels)
+        stats = [o for m in maps for o in (m.float().mean((2,3)),m.float().std((2,3)))]
+        return torch.cat([self.backbone.forward_head(last, pre_logits=True).float(),*stats], 1)
 
-    def forward(self,
-        x:Tensor, # [n, 3, size, size] in [0, 1]
-    )->Tensor: # Logits [n, 1]
-        "What the head makes of it"
-        return self.head(self.features(x))
+    def forward(self, x): return self.head(self.features(x))
 
-    def train(self,
-        mode:bool=True, # Training rather than evaluation?
-    ):
-        "Change the mode, but leave batch norm alone where `keep_stats` says so"
+    def train(self, mode=True):
         super().train(mode)
         if self.keep_stats: self.backbone.eval()
         if self.keep_stats=='all': self.head.apply(lambda m: m.eval() if isinstance(m, nn.BatchNorm1d) else m)
@@ -176,6 +170,11 @@ def _random_cnn(name, size, normalize):
     norm = Normalize() if normalize else Normalize((0,)*3, (1,)*3)
     return nn.Sequential(norm, *keras_init(dict(cnn1=cnn1, cnn2=cnn2)[name](size)))
 
+def _levels(name, net):
+    "How many stages of `net` are looked at besides its last map, and how wide that is; none for the paper's own"
+    if name in MODELS or not hasattr(net, 'forward_intermediates'): return 0,0
+    return len(net.feature_info),2*sum(o['num_chs'] for o in net.feature_info)
+
 def create_model(
     name:str, # 'cnn1', 'cnn2', 'densenet121', 'xception', 'resnet50', 'spectrum', or a name of timm's
     size:int=224, # Side of the square input, pixels
@@ -191,7 +190,8 @@ def create_model(
         if file := find_weights(name, weights): read_weights(net, file, name)
         cfg = timm.get_pretrained_cfg(timm_name(name), allow_unregistered=True)
         norm = Normalize(cfg.mean, cfg.std) if normalize else Normalize((0,)*3, (1,)*3)
-        model = FaceNet(norm, net, make_head(name, width, dropout))
+        levels,extra = _levels(name, net)
+        model = FaceNet(norm, net, make_head(name, width+extra, dropout), levels)
     model.weights_name = (file.stem if file.stem!='model' else _full_tag(timm_name(name))) if file else 'none'
     return model
 

@@ -43,6 +43,7 @@ class Comparison:
     seed:int = 0             # Of everything that is random
     seeds:list[int] = None   # More than one: a run for each, in a folder of its own
     data:str = ''            # What the pictures are, in words
+    equalise:dict = None     # `side` and `quality` of the one codec that all pictures go through
 
 # %% ../nbs/06_comparison.ipynb #c623ed95
 def check_settings(
@@ -464,7 +465,7 @@ def _write_data(data, out):
 
 def _run(table, out, c, resume, say, audit):
     "One run with one seed"
-    data = load_data(table, c.size, c.n_per_class, c.seed, RECIPES[c.recipe].resample, RECIPES[c.recipe].zoom)
+    data = load_data(table, c.size, c.n_per_class, c.seed, RECIPES[c.recipe].resample, RECIPES[c.recipe].zoom, equal=c.equalise)
     out = open_run(out, c, resume)
     _write_data(data, out)
     if audit: write_json(out/'audit.json', audit)
@@ -488,7 +489,7 @@ def compare(
     c = settings
     check_settings(c)
     if not c.seeds: return _run(table, out, c, resume, say, audit)
-    load_data(table, c.size, c.n_per_class, c.seeds[0], RECIPES[c.recipe].resample, RECIPES[c.recipe].zoom)     # better told before anything is written
+    load_data(table, c.size, c.n_per_class, c.seeds[0], RECIPES[c.recipe].resample, RECIPES[c.recipe].zoom, equal=c.equalise)     # better told before anything is written
     out = open_run(out, c, resume)
     if audit: write_json(out/'audit.json', audit)
     for s in c.seeds: _run(table, out/f'seed{s}', replace(c, seed=s, seeds=None), resume, lambda o, s=s: say(f'seed {s}: {o}'), audit)

@@ -12,7 +12,7 @@ import csv,hashlib,json,os
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from itertools import groupby,islice
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from .core import InputError,atomic
+from .crops import distance,find_faces
 from .images import equalise,find_images,open_image,squish,upright_rgb
 
 # %% ../nbs/09_detector.ipynb #9781eea4
@@ -103,8 +104,9 @@ class Detector:
         scorer, # From uint8 [n, size, size, 3] to float32 [n]
         config:dict, # As `settings` gives it
         model=None, # The torch module, if there is one
+        source:tuple=(), # The file with the weights, and the precision that they are used in
     ):
-        self.score,self.config,self.model = scorer,config,model
+        self.score,self.config,self.model,self.source = scorer,config,model,source
         self.name = f"{config['model']} ({config['weights'] if config['weights']!='none' else 'no pretrained weights'})"
 
     @classmethod
@@ -117,11 +119,12 @@ class Detector:
         if path.is_file():
             if path.suffix!='.onnx': raise InputError(f"{str(path)!r} is neither a run's folder nor an .onnx file: name one of these (nothing else is opened, and nothing is ever unpickled)")
             if precision!='float32': raise InputError(f"an ONNX file has a precision of its own: leave --precision out, or name the run's folder")
-            return cls(*onnx_scorer(path))
+            return cls(*onnx_scorer(path), source=(path,precision))
         from deepfake_nb.comparison import best_model
         from deepfake_nb.learners import load_model
-        model,config = load_model(best_model(path))
-        return cls(torch_scorer(model, precision), settings(config), model)
+        folder = best_model(path)
+        model,config = load_model(folder)
+        return cls(torch_scorer(model, precision), settings(config), model, (folder/'model.safetensors',precision))
 
     def prepare(self,
         item, # A path, a PIL image, a uint8 array [height, width, 3], or the bytes of a file
@@ -129,6 +132,17 @@ class Detector:
         "The pixels of `item`, as the model was trained on them"
         img,eq = open_item(item),self.config.get('equalise')
         return squish(equalise(img, **eq) if eq else img, self.config['size'], self.config['resample'])
+
+    def views(self,
+        item, # As `prepare` takes it
+        faces:bool=False, # Look for faces
+    )->list[tuple]: # (box, pixels) of the whole picture, with no box, or of every face in it, the largest first
+        "What is to be scored of `item`"
+        if not faces: return [(None,self.prepare(item))]
+        img = open_item(item)
+        found = [(box,self.prepare(img.crop(box))) for box in find_faces(img)]
+        if not found: raise ValueError("no face found")
+        return found
 
     def answer(self,
         p:float, # Probability of fake
@@ -142,7 +156,9 @@ def open_item(
     item, # A path, a PIL image, a uint8 array [height, width] or [height, width, 3], or the bytes of a file
 )->Image.Image: # Upright RGB
     "Open one picture of any kind; what is wrong with it is told in a `ValueError`"
-    if isinstance(item, (str,Path)): return open_image(Path(item))
+    if isinstance(item, (str,Path)):
+        if Path(item).is_dir(): raise ValueError("no images in this folder")
+        return open_image(Path(item))
     if isinstance(item, Image.Image): return upright_rgb(item)
     if isinstance(item, (bytes,bytearray)): return open_image(bytes(item))
     if not isinstance(item, np.ndarray): raise ValueError(f"cannot read a {type(item).__name__}: give a path, an image, an array or bytes")
@@ -152,16 +168,22 @@ def open_item(
 # %% ../nbs/09_detector.ipynb #51d11c23
 def as_items(
     items, # A path, a folder, an image, an array, bytes, or a list of such
-)->list: # Folders searched
+)->list: # Folders searched; one without images stands for itself
     "What is to be answered for, one by one"
     if isinstance(items, (str,Path,bytes,bytearray,np.ndarray,Image.Image)): items = [items]
-    return [o for item in items for o in (find_images(item) if isinstance(item, (str,Path)) and Path(item).is_dir() else [item])]
+    return [o for item in items for o in _inside(item)]
+
+def _inside(item):
+    "The pictures in a folder; anything else is itself"
+    try: return find_images(item) if isinstance(item, (str,Path)) and Path(item).is_dir() else [item]
+    except InputError: return [item]
 
 def _path(item): return str(item) if isinstance(item, (str,Path)) else None
 
 def _try(f, item):
     "`f(item)`, or why not, as a `ValueError`"
     try: return f(item)
+    except InputError: raise        # not the item's fault: something is not installed
     except (ValueError,OSError) as e: return ValueError(str(e))
 
 def in_batches(
@@ -187,112 +209,145 @@ def is_video(
     "Is `item` a file named like a video?"
     return isinstance(item, (str,Path)) and Path(item).suffix.lower() in VIDEOS
 
+def _length(path):
+    "Seconds that a video promises; if its header is silent, what its packets say"
+    import av
+    with av.open(str(path)) as file:
+        if not file.streams.video: raise ValueError("no pictures in it: a video stream is needed")
+        s = file.streams.video[0]
+        if s.duration: return float(s.duration*s.time_base)
+        if (length := (file.duration or 0)-(file.start_time or 0)) > 0: return length/av.time_base      # Matroska counts from 0
+        times = [float(p.pts*p.time_base) for p in file.demux(s) if p.pts is not None]
+    return max(times)-min(times) if times else 0.
+
 def frames(
     path:str|Path, # A video
     n:int=32, # How many frames, at even distances
-): # Yields (seconds, image); a final (seconds, None) if the rest is damaged
+): # Yields (seconds, upright image); a final (seconds, None) if the rest is damaged
     "Frames of a video, one at a time"
     try: import av
     except ImportError: raise InputError("videos need PyAV: pip install 'deepfake_nb[video]'") from None
-    at = 0.
+    first,at,taken = None,None,0
     try:
+        step = _length(path)/n
         with av.open(str(path)) as file:
-            if not file.streams.video: raise ValueError("no pictures in it: a video stream is needed")
             stream = file.streams.video[0]
             stream.thread_type = 'AUTO'
-            step = float(file.duration or 0)/av.time_base/n
-            taken = 0
             for frame in file.decode(stream):
-                at = float(frame.time or 0)
+                if first is None: first = frame.time or 0
+                at = float((frame.time or 0)-first)
                 if at < taken*step: continue
-                yield at,frame.to_image()
+                yield at,frame.to_image().rotate(frame.rotation, expand=True)
                 taken += 1
                 if taken>=n: return
-            if at+2*step < n*step: yield at,None       # the file promised more
+            if taken and at+2*max(step, 1/(stream.average_rate or 1)) < n*step: yield at,None       # the file promised more
     except av.FFmpegError as e:
-        if not at: raise ValueError(f"not a video that can be read: {e.strerror or e}") from e
+        if at is None: raise ValueError(f"not a video that can be read: {e.strerror or e}") from e
         yield at,None
 
 # %% ../nbs/09_detector.ipynb #a2d1fdef
-def _stream(self, items, bs):
-    "Answers for pictures, one after another"
-    for batch in in_batches(items, bs, lambda o: _try(self.prepare, o)):
-        good = [r for _,r in batch if not isinstance(r, ValueError)]
-        probs = iter(self.score(np.stack(good)) if good else [])
-        for item,r in batch: yield Answer(_path(item), error=str(r)) if isinstance(r, ValueError) else self.answer(next(probs), path=_path(item))
+def _scores(self, pixels, bs=8):
+    "Probabilities of a list of pictures, `bs` at a time"
+    return [p for i in range(0, len(pixels), bs) for p in self.score(np.stack(pixels[i:i+bs])).tolist()]
 
-def _video(self, path, n):
+def _pictures_in(self, items, bs, faces):
+    "A list of answers for each picture"
+    for batch in in_batches(items, bs, lambda o: _try(lambda o: self.views(o, faces), o)):
+        probs = iter(_scores(self, [px for _,r in batch if isinstance(r, list) for _,px in r], bs))
+        for item,r in batch:
+            if isinstance(r, list): yield [self.answer(next(probs), path=_path(item), box=box) for box,_ in r]
+            else: yield [Answer(_path(item), error=str(r))]
+
+def _follow(self, path, n, faces):
+    "Of every frame: (seconds, image or None, pixels or None); one face is followed from frame to frame"
+    box = None
+    for batch in in_batches(frames(path, n), 8, lambda f: f[1] and _try(lambda o: self.views(o, faces), f[1])):
+        for (t,img),found in batch:
+            if not isinstance(found, list): yield t,img,None; continue
+            box,pixels = min(found, key=lambda o: distance(o[0], box))
+            yield t,img,pixels
+
+def _video(self, path, n, faces):
     "One answer for a video"
-    line,end = [],None
+    line,notes,blank = [],[],0
     try:
-        taken = frames(path, n)
-        for batch in in_batches(taken, 8, lambda f: (f[0],None if f[1] is None else self.prepare(f[1]))):
-            good = [r for _,r in batch if r[1] is not None]
-            if good: line += zip([t for t,_ in good], self.score(np.stack([px for _,px in good])).tolist())
-            if len(good)<len(batch): end = batch[-1][0][0]
+        seen = _follow(self, path, n, faces)
+        while batch := list(islice(seen, 8)):
+            good = [(t,px) for t,_,px in batch if px is not None]
+            line += zip([t for t,_ in good], _scores(self, [px for _,px in good]))
+            blank += sum(img is not None and px is None for _,img,px in batch)
+            notes += [f'damaged after {t:.1f} s: the answer is about what comes before' for t,img,_ in batch if img is None]
     except (ValueError,OSError) as e: return Answer(str(path), error=str(e))
-    if not line: return Answer(str(path), error='no frame in it can be read')
-    note = None if end is None else f'damaged after {end:.1f} s: the answer is about what comes before'
-    return self.answer(float(np.median([p for _,p in line])), path=str(path), timeline=line, note=note)
+    if not line: return Answer(str(path), error=f'no face found in {blank} frames' if blank else 'no frame in it can be read')
+    if blank: notes.append(f'a face in {len(line)} of {len(line)+blank} frames')
+    return self.answer(float(np.median([p for _,p in line])), path=str(path), timeline=line, note='; '.join(notes) or None)
 
-def _any(self, items, bs, n_frames):
-    "Answers for pictures and videos in the order of `items`"
-    pictures = _stream(self, (o for o in items if not is_video(o)), bs)
-    for o in items: yield _video(self, o, n_frames) if is_video(o) else next(pictures)
+def _any(self, items, bs, n_frames, faces):
+    "Lists of answers for pictures and videos, in the order of `items`"
+    pictures = _pictures_in(self, (o for o in items if not is_video(o)), bs, faces)
+    for o in items: yield [_video(self, o, n_frames, faces)] if is_video(o) else next(pictures)
 
 def stream(self,
     items, # A path, a folder, an image, an array, bytes, a video, or a list of such
     bs:int=32, # How many pictures are scored at once
     n_frames:int=32, # How many frames of a video are looked at
+    faces:bool=False, # Look for faces, and answer for each; in a video one face is followed
 ): # Yields an `Answer` for each, in order
     "Answer one by one; what cannot be read gets an error, and the others go on"
     items = as_items(items)
-    yield from tqdm(_any(self, items, bs, n_frames), total=len(items), desc='predicting', leave=False, disable=None if len(items)>1 else True)
+    for answers in tqdm(_any(self, items, bs, n_frames, faces), total=len(items), desc='predicting', leave=False, disable=None if len(items)>1 else True): yield from answers
 
 def predict(self,
     items, # A path, a folder, an image, an array, bytes, or a list of such
     bs:int=32, # How many pictures are scored at once
     n_frames:int=32, # How many frames of a video are looked at
+    faces:bool=False, # Look for faces, and answer for each; in a video one face is followed
 )->list[Answer]: # One for each, in order
     "Answer for every item; what cannot be read gets an error, and the others go on"
-    return list(self.stream(items, bs, n_frames))
+    return list(self.stream(items, bs, n_frames, faces))
 
 Detector.stream,Detector.predict = stream,predict
 
 # %% ../nbs/09_detector.ipynb #75876866
 FIELDS = 'path','prob_fake','verdict','error'
 
-def _part(path, config):
-    "The unfinished table of this model beside `path`"
-    return path.with_name(f".{path.name}-{hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]}.part")
+def _part(path, det, faces):
+    "The unfinished table of this model, as these settings use it, beside `path`"
+    key = hashlib.sha256(json.dumps([det.config,str(det.source),faces], sort_keys=True).encode())
+    if det.source: key.update(Path(det.source[0]).read_bytes())
+    return path.with_name(f".{path.name}-{key.hexdigest()[:12]}.part")
 
 def _kept(part, items):
-    "Whole lines of an unfinished table that belong to the first of `items`; the rest is cut off"
-    if not part.exists(): return 0
-    data = part.read_bytes()
-    lines = data[:data.rfind(b'\n')+1].decode('utf-8').splitlines(keepends=True)
-    n = next((i for i,(row,o) in enumerate(zip(csv.reader(lines), items)) if row[0]!=str(o)), min(len(lines), len(items)))
-    part.write_text(''.join(lines[:n]), encoding='utf-8', newline='')
-    return n
+    "How many of `items` an unfinished table answers for; what comes after them, and the last, which may not be whole, is cut off"
+    lines = part.read_bytes().split(b'\n')[:-1] if part.exists() else []
+    paths = [row[0] for row in csv.reader(o.decode('utf-8', 'surrogateescape') for o in lines[1:])]
+    n_rows = n_items = 0
+    for (p,rows),(o,same) in zip([(p,len(list(g))) for p,g in groupby(paths)][:-1], groupby(items, str)):
+        if p!=o: break
+        n_rows,n_items = n_rows+rows,n_items+len(list(same))
+    part.write_bytes(b''.join(o+b'\n' for o in lines[:n_rows+1]))
+    return n_items
 
 def predict_csv(
     det:Detector, # Answers
     items, # Paths and folders
     path:str|Path, # The .csv that is to be
     bs:int=32, # How many are scored at once
-)->int: # How many answers there are
+    faces:bool=False, # Look for faces: a row for each, with a column `box`
+)->int: # How many items were answered for
     "Answer into a CSV with the columns of `FIELDS`; an interrupted call goes on where it stopped"
-    path,items = Path(path),as_items(items)
-    part = _part(path, {**det.config, 'run':str(det.name)})
+    path,items,fields = Path(path),as_items(items),FIELDS+('box',)*faces
+    text = lambda o: '' if o is None else ' '.join(map(str, o)) if isinstance(o, tuple) else str(o).replace('\n', ' ').replace('\r', ' ')
+    part = _part(path, det, faces)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         done = _kept(part, items)
-        with open(part, 'a', encoding='utf-8', newline='') as f:
+        with open(part, 'a', buffering=1, encoding='utf-8', errors='surrogateescape', newline='') as f:
             rows = csv.writer(f, lineterminator='\n')
-            for a in det.stream(items[done:], bs):
-                rows.writerow(['' if getattr(a, k) is None else str(getattr(a, k)).replace('\n', ' ') for k in FIELDS])
-        with atomic(path) as p: p.write_text(','.join(FIELDS)+'\n'+part.read_text(encoding='utf-8'), encoding='utf-8')
-        part.unlink()
+            if not f.tell(): rows.writerow(fields)
+            for a in det.stream(items[done:], bs, faces=faces): rows.writerow([text(getattr(a, k)) for k in fields])
+            os.fsync(f.fileno())
+        os.replace(part, path)
     except OSError as e: raise InputError(f"cannot write {str(path)!r}: {e.strerror or e}; make room or choose another file") from e
     return len(items)
 
@@ -399,6 +454,12 @@ def save_timeline(
     with atomic(path) as p: plot_timeline(answers[0], config).figure.savefig(p, dpi=130)
 
 # %% ../nbs/09_detector.ipynb #fded94b9
+def _robustness(det, table):
+    "Rows of the robustness curves, as plain values"
+    from deepfake_nb.trust import robustness
+    df = robustness(lambda imgs: [a.prob_fake for a in det.predict(imgs)], table, det.config['threshold'])
+    return [{k:None if isinstance(o, float) and np.isnan(o) else o for k,o in r.items()} for r in df.to_dict('records')]
+
 def trained_on(
     run:str|Path, # A model's folder, inside a comparison's
     paths:list[str], # Pictures
@@ -414,7 +475,8 @@ def evaluate(
     run:str|Path, # A model's folder, a comparison's, or an .onnx file
     table, # As `make_table` gives it
     say=print, # Called with what a person should know
-)->dict: # As `evaluate_scores` gives it
+    robust:bool=False, # Also under compression, blur, scaling, noise, brightness and crops?
+)->dict: # As `evaluate_scores` gives it, and with `robust` a list under `robustness`
     "Score a run on the pictures of `table`"
     from deepfake_nb.comparison import best_model
     from deepfake_nb.metrics import evaluate_scores
@@ -426,4 +488,5 @@ def evaluate(
         if a.error: say(f"left out: {a.path}: {a.error}")
     good = np.array([a.error is None for a in answers])
     if not good.any(): raise InputError(f"none of the {len(table)} images can be read: name others")
-    return evaluate_scores(table.label.to_numpy()[good], [a.prob_fake for a in answers if a.error is None])
+    res = evaluate_scores(table.label.to_numpy()[good], [a.prob_fake for a in answers if a.error is None])
+    return res | dict(robustness=_robustness(det, table[good])) if robust else res

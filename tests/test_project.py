@@ -73,7 +73,7 @@ def test_readme_is_the_index():
     spec.loader.exec_module(tools := module_from_spec(spec))
     assert md.read_text(encoding='utf-8') == tools.readme(index), 'run python tools/readme.py'
 
-EXTRAS = {'app','dev','onnx','video'}
+EXTRAS = {'app','dev','faces','onnx','video'}
 
 def requirements(name):
     "One of the lists in settings.ini"

@@ -1,0 +1,335 @@
+"The detector: one answer for whatever comes, the same from every form of a model, and nothing lost on the way."
+import io,json,os,signal,subprocess,sys,tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from deepfake_nb import crops
+from deepfake_nb import detector as d
+from deepfake_nb.core import InputError
+from deepfake_nb.faces import draw_portrait
+from deepfake_nb.images import find_images
+
+av,_ = pytest.importorskip('av'),pytest.importorskip('onnxruntime')
+cv2 = pytest.importorskip('cv2')
+LIGHT = {'torch','fastai','fastcore','timm','pandas','scipy','sklearn','matplotlib','onnx','av','cv2'}
+
+@pytest.fixture(scope='module')
+def det(trained): return d.Detector.load(trained/'cnn2')
+
+@pytest.fixture(scope='module')
+def onnx_file(trained, tmp_path_factory):
+    d.export(trained/'cnn2', path := tmp_path_factory.mktemp('onnx')/'cnn2.onnx')
+    return path
+
+@pytest.fixture(scope='module')
+def spectrum(faces, tmp_path_factory):
+    from deepfake_nb.comparison import Comparison,compare
+    from deepfake_nb.data import make_table
+    out = tmp_path_factory.mktemp('spectrum')/'run'
+    compare(make_table([faces/'real'], [faces/'fake']), out, Comparison(['spectrum'], size=32, batch_size=16, epochs=2, weights='none'), say=lambda o: None)
+    return out/'spectrum'
+
+def film(path, n, fps=8, size=(64,64), turn=0, codec='mpeg4', start=0):
+    "Write `n` frames, each of one grey: 0 at first, then lighter"
+    with av.open(str(path), 'w') as f:
+        s = f.add_stream(codec, rate=fps, width=size[0], height=size[1], pix_fmt='yuv420p')
+        if turn: s.set_display_rotation(turn)
+        f.start_encoding()
+        for i in range(n):
+            a = np.full((*size[::-1],3), 255*i//max(1, n-1), np.uint8)
+            a[:size[1]//2,:,0] = 255*(turn>0)               # a red upper half
+            frame = av.VideoFrame.from_ndarray(a); frame.pts = i+start*fps
+            f.mux(s.encode(frame))
+        f.mux(s.encode())
+    return path
+
+def sound(path):
+    with av.open(str(path), 'w') as f:
+        s = f.add_stream('pcm_s16le', rate=16000, layout='mono')
+        frame = av.AudioFrame.from_ndarray(np.zeros((1,1024), np.int16), format='s16', layout='mono'); frame.sample_rate = 16000
+        f.mux(s.encode(frame)); f.mux(s.encode())
+    return path
+
+def bomb():
+    "A PNG of a few bytes that says it is 10000 x 10000"
+    import struct,zlib
+    chunk = lambda kind,data: struct.pack('>I', len(data))+kind+data+struct.pack('>I', zlib.crc32(kind+data))
+    return b'\x89PNG\r\n\x1a\n'+chunk(b'IHDR', struct.pack('>IIBBBBB', 10000, 10000, 8, 2, 0, 0, 0))+chunk(b'IDAT', zlib.compress(bytes(1000)))+chunk(b'IEND', b'')
+
+@pytest.fixture(scope='module')
+def items(faces, tmp_path_factory):
+    "Paths with what is expected of them: None for an answer, or a word of the error"
+    home = tmp_path_factory.mktemp('bad')
+    img,want = Image.open(find_images(faces)[0]),{}
+    def put(name, word, data=None, **kw):
+        (path := home/name).parent.mkdir(exist_ok=True)
+        if isinstance(data, bytes): path.write_bytes(data)
+        elif data is not None: data.save(path, **kw)
+        want[path] = word
+    png = io.BytesIO(); draw_portrait(1, 128).save(png, 'png')
+    put('text.jpg', 'not an image', b'no picture at all')
+    put('torn.png', 'damaged', png.getvalue()[:len(png.getvalue())//2])
+    put('empty.jpg', '0 bytes', b'')
+    put('bomb.png', 'megapixels', bomb())
+    put('dot.png', 'smaller than', Image.new('RGB', (1,1)))
+    put('moving.gif', None, img, save_all=True, append_images=[img.rotate(90)]*3)
+    put('deep.png', None, Image.fromarray((np.asarray(img.convert('L')).astype(np.uint16)*257)))
+    put('ink.jpg', None, img.convert('CMYK'))
+    put('clear.png', None, img.convert('RGBA'))
+    put('a b/ünï çödé 顔.png', None, img)
+    put('absent.jpg', 'No such file')
+    put('garbage.mp4', 'not a video', os.urandom(3000))
+    put('empty.mp4', 'not a video', b'')
+    put('still.avi', 'no frame', film(home/'still.avi', 0).read_bytes())
+    put('sound.mkv', 'no pictures', sound(home/'sound.mkv').read_bytes())
+    put('film.mp4', None, film(home/'film.mp4', 10).read_bytes())
+    (home/'nothing').mkdir(); want[home/'nothing'] = 'no images'
+    return want
+
+# --- whatever comes
+
+@pytest.mark.parametrize('batch', [1,4,32])
+def test_bad_items_get_a_line_and_the_others_go_on(det, items, faces, batch):
+    good = find_images(faces)[:3]
+    mixed = [good[0],*items,*good[1:]]
+    answers = det.predict(mixed, bs=batch)
+    assert [a.path for a in answers] == [str(o) for o in mixed]
+    for o,a in zip(mixed, answers):
+        word = items.get(o)
+        if word: assert a.prob_fake is a.verdict is None and word in a.error and '\n' not in a.error and len(a.error)<120, a
+        else: assert a.error is None and 0<=a.prob_fake<=1 and a.verdict in ('real','fake','uncertain'), a
+    alone = {a.path:a.prob_fake for o in mixed for a in det.predict(o)}
+    assert [a.prob_fake for a in answers] == pytest.approx([alone[a.path] for a in answers], abs=1e-5)
+
+def test_the_command_line_says_the_same(cli, onnx_file, items, tmp_path):
+    code,out,err = cli('predict', *items, '--model', onnx_file, '--json')
+    res = json.loads(out)
+    assert (code,err) == (0,'') and [o['path'] for o in res] == [str(o) for o in items]
+    assert [set(o)-{'note'} for o in res] == [{'path','error'} if w else {'path','prob_fake','verdict'} for w in items.values()]
+    code,out,_ = cli('predict', *items, '--model', onnx_file)
+    assert code == 0 and len(out.splitlines()) == len(items) and '% fake' in out
+    assert cli('predict', *items, '--model', onnx_file, '--csv', tmp_path/'a.csv')[0] == 0
+    df = pd.read_csv(tmp_path/'a.csv')
+    assert list(df) == list(d.FIELDS) and list(df.path) == [str(o) for o in items] and list(df.error.notna()) == [bool(w) for w in items.values()]
+    assert (df.prob_fake.isna()==df.error.notna()).all()
+
+def refused(res, *words):
+    code,out,err = res
+    assert (code,out) == (2,'') and len(err.strip().splitlines()) == 1 and all(o in err for o in words), res
+
+def other_onnx(path):
+    import onnx
+    from onnx import helper as h
+    x,y = (h.make_tensor_value_info(o, onnx.TensorProto.FLOAT, [1]) for o in 'xy')
+    onnx.save(h.make_model(h.make_graph([h.make_node('Relu', ['x'], ['y'])], 'g', [x], [y]), opset_imports=[h.make_opsetid('', 17)], ir_version=8), str(path))
+
+def test_models_that_are_none_are_refused(cli, faces, onnx_file, tmp_path):
+    import pickle
+    names = 'other','torn','pickle','empty'
+    f = {o:tmp_path/f'{o}.onnx' for o in names}
+    other_onnx(f['other']); f['torn'].write_bytes(onnx_file.read_bytes()[:2000]); f['pickle'].write_bytes(pickle.dumps({'a':1})); f['empty'].write_bytes(b'')
+    one = find_images(faces)[0]
+    refused(cli('predict', one, '--model', f['other']), 'something else', 'export')
+    for o in names[1:]: refused(cli('predict', one, '--model', f[o]), 'damaged or no ONNX')
+    (tmp_path/'model.pth').write_bytes(pickle.dumps({'a':1}))
+    refused(cli('predict', one, '--model', tmp_path/'model.pth'), 'nothing is ever unpickled')
+    refused(cli('predict', one, '--model', onnx_file, '--precision', 'bf16'), 'precision')
+    refused(cli('predict', one, '--model', tmp_path/'gone.onnx'), 'no run')
+
+# --- one answer from every form of a model
+
+@pytest.mark.parametrize('name', ['cnn2','resnet18','spectrum'])
+def test_learner_detector_and_onnx_agree(name, trained, spectrum, faces, tmp_path):
+    import torch
+    from deepfake_nb.backbones import prob_fake
+    from deepfake_nb.learners import load_model
+    run = spectrum if name=='spectrum' else trained/name
+    det,paths = d.Detector.load(run),find_images(faces)[:70]
+    d.export(run, tmp_path/'m.onnx')
+    ours,onnx = ([a.prob_fake for a in o.predict(paths)] for o in (det, d.Detector.load(tmp_path/'m.onnx')))
+    model,_ = load_model(run)
+    with torch.no_grad(): plain = prob_fake(model(torch.from_numpy(np.stack([det.prepare(o) for o in paths])).permute(0,3,1,2)/255)).numpy()
+    saved = pd.read_csv(run/'predictions.csv')
+    assert np.abs(ours-plain).max() < 1e-3 and np.abs(np.array(onnx)-plain).max() < 1e-3 and np.ptp(plain) > 2e-3
+    assert np.abs(saved.prob_fake-[a.prob_fake for a in det.predict(list(saved.path))]).max() < 1e-3
+
+def test_bf16_is_close(trained, faces):
+    a,b = (d.Detector.load(trained/'resnet18', o) for o in d.PRECISIONS)
+    gap = np.abs([x.prob_fake-y.prob_fake for x,y in zip(a.predict(faces), b.predict(faces))])
+    assert 0 < gap.max() < .05
+
+def test_equalised_runs_prepare_alike(det, faces):
+    eq = d.Detector(det.score, {**det.config, 'equalise':dict(side=48, quality=75)})
+    one = find_images(faces)[0]
+    assert np.abs(eq.prepare(one).astype(int)-det.prepare(one)).mean() > .5
+
+@pytest.mark.parametrize('p,want', [(0,'real'), (.299,'real'), (.3,'uncertain'), (.799,'uncertain'), (.8,'fake'), (1,'fake')])
+def test_verdict(det, p, want):
+    assert d.verdict(p, .8, .3) == want
+    assert d.Detector(None, {**det.config, 'threshold':.8, 'real_below':.3}).answer(p).verdict == want
+
+def test_no_number_is_an_error(det):
+    a = d.Detector(lambda px: np.full(len(px), np.nan, np.float32), det.config).predict(Image.new('RGB', (40,40)))[0]
+    assert a.prob_fake is a.verdict is None and a.error
+
+def test_onnx_needs_no_pytorch(onnx_file, faces):
+    src = "import sys; from deepfake_nb.cli import main\ntry: main()\nexcept SystemExit as e: print(e.code, sorted(set(sys.modules) & set(%r)))" % (LIGHT,)
+    one = str(find_images(faces)[0])
+    r = subprocess.run([sys.executable, '-c', src, 'predict', one, '--model', str(onnx_file)], capture_output=True, text=True)
+    assert r.stdout.splitlines()[0].startswith(one) and r.stdout.splitlines()[-1] == '0 []', (r.stdout,r.stderr)
+
+# --- export
+
+def test_export_is_whole_or_not_there(cli, trained, tmp_path, monkeypatch):
+    out = tmp_path/'m.onnx'
+    refused(cli('export', trained, '--out', tmp_path/'m.bin'), '.onnx')
+    refused(cli('export', tmp_path/'nowhere', '--out', out), 'no run')
+    out.write_bytes(b'before')
+    monkeypatch.setattr(d, 'largest_gap', lambda *_: .5)
+    refused(cli('export', trained/'cnn2', '--out', out), 'differs')
+    assert out.read_bytes() == b'before' and os.listdir(tmp_path) == ['m.onnx']
+    monkeypatch.undo()
+    assert cli('export', trained/'cnn2', '--out', out)[0] == 0 and os.listdir(tmp_path) == ['m.onnx']
+    assert d.Detector.load(out).config == d.Detector.load(trained/'cnn2').config
+
+def test_int8_says_what_it_costs(trained, tmp_path):
+    cost = d.export(trained/'cnn2', tmp_path/'q.onnx', int8=True)
+    assert set(cost) == {'largest_gap','int8_gap','auc','auc_int8'} and 0<cost['int8_gap']<.5
+    assert (tmp_path/'q.onnx').stat().st_size < .5*(trained/'cnn2'/'model.safetensors').stat().st_size and os.listdir(tmp_path) == ['q.onnx']
+
+# --- tables
+
+class Stop(Exception): pass
+
+def stops(det, n):
+    "`det`, interrupted at the batch after the `n`-th"
+    left = iter(range(n))
+    def score(px):
+        if next(left, None) is None: raise Stop
+        return det.score(px)
+    return d.Detector(score, det.config, source=det.source)
+
+@pytest.mark.parametrize('with_faces', [False,True])
+def test_an_interrupted_table_goes_on(det, faces, items, tmp_path, with_faces):
+    paths = [*find_images(faces)[:12],*items,*find_images(faces)[11:16],*[find_images(faces)[16]]*2]
+    if with_faces: paths = [pair(tmp_path/f'{a}.png', (a,b)) for a,b in zip((1,3,8,12,18,21,23,25), (2,5,11,13,19,22,24,26))]+list(items)
+    n,asked = d.predict_csv(det, paths, tmp_path/'whole.csv', faces=with_faces),[]
+    for calls in (3,2) if with_faces else (1,1):
+        with pytest.raises(Stop): d.predict_csv(stops(det, calls), paths, tmp_path/'a.csv', bs=4, faces=with_faces)
+        assert not (tmp_path/'a.csv').exists()
+    part, = tmp_path.glob('.a.csv*.part')
+    with open(part, 'ab') as f: f.write(b'/half/a li')
+    d.predict_csv(d.Detector(lambda px: asked.extend(px) or det.score(px), det.config, source=det.source), paths, tmp_path/'a.csv', faces=with_faces)
+    a,b = (pd.read_csv(tmp_path/o) for o in ('a.csv','whole.csv'))
+    pd.testing.assert_frame_equal(a, b, atol=1e-5)
+    assert n == len(paths) and ('box' in a)==with_faces and not list(tmp_path.glob('.*'))
+    every = []
+    for _ in d.Detector(lambda px: every.extend(px) or det.score(px), det.config).stream(paths, faces=with_faces): pass
+    assert 4 <= len(every)-len(asked) <= 12
+
+def test_another_model_does_not_go_on(det, trained, faces, tmp_path):
+    with pytest.raises(Stop): d.predict_csv(stops(det, 2), faces, tmp_path/'a.csv', bs=8)
+    same = d.Detector(det.score, det.config, source=(trained/'resnet18'/'model.safetensors','float32'))
+    asked = []
+    d.predict_csv(d.Detector(lambda px: asked.extend(px) or det.score(px), same.config, source=same.source), faces, tmp_path/'a.csv')
+    assert len(asked) == len(find_images(faces))
+
+def test_a_killed_command_goes_on(onnx_file, faces, tmp_path):
+    src = "import deepfake_nb.detector as d, os, signal\nonce = d.Detector.load(%r)\nseen = []\ndef score(px):\n    seen.append(1)\n    if len(seen)>3: os.kill(os.getpid(), signal.SIGKILL)\n    return onnx(px)\nonnx,once.score = once.score,score\nd.predict_csv(once, %r, %r, bs=8)" % (str(onnx_file), str(faces), str(tmp_path/'a.csv'))
+    assert subprocess.run([sys.executable, '-c', src], capture_output=True).returncode == -signal.SIGKILL
+    part, = tmp_path.glob('.a.csv*.part')
+    assert len(part.read_text().splitlines()) == 1+3*8
+    det = d.Detector.load(str(onnx_file))
+    assert d.predict_csv(det, [str(faces)], tmp_path/'a.csv') == 80 and len(pd.read_csv(tmp_path/'a.csv')) == 80
+
+# --- videos
+
+def test_pictures_and_videos_keep_their_order(det, faces, tmp_path):
+    clip,good = film(tmp_path/'a.mp4', 20),find_images(faces)[:5]
+    mixed = [good[0],clip,good[1],good[2],clip,clip,good[3]]
+    for bs in (1,2,32): assert [a.path for a in det.predict(mixed, bs=bs)] == [str(o) for o in mixed]
+    a = det.predict(clip, n_frames=8)[0]
+    assert len(a.timeline) == 8 and a.note is None and a.prob_fake == pytest.approx(np.median([p for _,p in a.timeline]))
+    greys = [np.asarray(o).mean() for _,o in d.frames(clip, 8)]
+    assert greys == sorted(greys) and greys[0]<40 and greys[-1]>130
+
+def test_a_damaged_tail_is_said(det, tmp_path):
+    whole = film(tmp_path/'whole.avi', 80, size=(96,96))
+    (tmp_path/'torn.avi').write_bytes(whole.read_bytes()[:int(whole.stat().st_size*.6)])
+    a,b = det.predict([whole,tmp_path/'torn.avi'])
+    assert a.note is None and 'damaged after' in b.note and 0<len(b.timeline)<32 and b.prob_fake is not None
+    sparse = film(tmp_path/'slow.mp4', 10, fps=1)
+    assert det.predict(sparse)[0].note is None and len(det.predict(sparse)[0].timeline) == 10
+
+def test_frames_are_upright_and_evenly_spread(tmp_path):
+    for turn in (90,-90):
+        top = np.asarray(next(d.frames(film(tmp_path/f'{turn}.mp4', 4, size=(96,64), turn=turn)))[1]).astype(int)
+        assert top.shape[:2] == (96,64)
+    late = film(tmp_path/'late.mkv', 40, start=100)
+    times = [t for t,_ in d.frames(late, 5)]
+    assert times == pytest.approx([0,1,2,3,4], abs=.3)
+    raw = film(tmp_path/'raw.mpeg', 40, codec='mpeg1video', fps=25)
+    assert len(list(d.frames(raw, 5))) == 5
+
+def test_frames_are_not_kept(tmp_path):
+    "Eighteen times as long, the same memory"
+    def peak(n):
+        clip = film(tmp_path/f'{n}.mp4', n, fps=2, size=(320,240))
+        tracemalloc.start()
+        for t,img in d.frames(clip): del img
+        size = tracemalloc.get_traced_memory()[1]; tracemalloc.stop()
+        return size
+    peak(4)
+    short,long = peak(20),peak(360)
+    assert long < 1.5*short+2e5, (short,long)
+
+def test_timeline(cli, onnx_file, faces, tmp_path):
+    clip,one = film(tmp_path/'a.mp4', 20),find_images(faces)[0]
+    assert cli('predict', clip, '--model', onnx_file, '--timeline', tmp_path/'t.png')[0] == 0
+    assert Image.open(tmp_path/'t.png').size[0] > 600
+    refused(cli('predict', clip, '--model', onnx_file, '--timeline', tmp_path/'t.jpg'), '.png')
+    for o in ([one],[clip,clip]): refused(cli('predict', *o, '--model', onnx_file, '--timeline', tmp_path/'u.png'), 'one video')
+    assert not (tmp_path/'u.png').exists() and not (tmp_path/'t.jpg').exists()
+
+# --- faces
+
+def pair(path, seeds=(1,3)):
+    "Two drawn portraits beside each other; the second is larger"
+    img = Image.new('RGB', (600,320), '#86a5a0')
+    for seed,side,at in zip(seeds, (170,250), ((20,60),(300,40))): img.paste(draw_portrait(seed, side), at)
+    img.save(path); return path
+
+def test_every_face_gets_an_answer(cli, det, onnx_file, tmp_path):
+    two,none = pair(tmp_path/'two.png'),tmp_path/'none.png'
+    Image.new('RGB', (400,300), 'grey').save(none)
+    a,b,c = det.predict([two,none], faces=True)
+    assert a.path==b.path==str(two) and a.box[0]>b.box[2] and a.box[2]-a.box[0]>b.box[2]-b.box[0]
+    assert c.path==str(none) and 'no face' in c.error and c.prob_fake is None
+    assert b.prob_fake == pytest.approx(det.predict(Image.open(two).crop(b.box))[0].prob_fake, abs=1e-5)
+    code,out,_ = cli('predict', two, none, '--model', onnx_file, '--faces', '--json')
+    assert code==0 and [set(o) for o in json.loads(out)] == [{'path','prob_fake','verdict','box'}]*2+[{'path','error'}]
+    assert crops.find_faces(Image.new('RGB', (300,300))) == []
+
+def test_one_face_of_a_video_is_followed(det, tmp_path, monkeypatch):
+    boxes = iter([[(0,0,40,40),(60,0,90,30)],[(58,2,98,42),(2,0,32,30)],[],[(4,0,34,30)]])
+    monkeypatch.setattr(d.os, 'cpu_count', lambda: 1)              # one thread: the finder is asked in order
+    monkeypatch.setattr(d, 'find_faces', lambda img: next(boxes))
+    seen = []
+    monkeypatch.setattr(d, 'distance', lambda a,b: crops.distance(a, b) if b is None or seen.append((a,b)) is None else 0)
+    a = det.predict(film(tmp_path/'a.mp4', 8, size=(100,64)), n_frames=4, faces=True)[0]
+    assert len(a.timeline) == 3 and a.note == 'a face in 3 of 4 frames'
+    assert seen[-1] == ((4,0,34,30),(2,0,32,30))                   # not the larger one at the other side
+    assert 'no face found in 32 frames' in det_blank(det, tmp_path, monkeypatch)
+
+def det_blank(det, tmp_path, monkeypatch):
+    monkeypatch.setattr(d, 'find_faces', lambda img: [])
+    return det.predict(film(tmp_path/'b.mp4', 40), faces=True)[0].error
+
+def test_without_opencv_it_is_one_line(cli, onnx_file, faces, monkeypatch):
+    vars(crops._own).clear()
+    monkeypatch.setitem(sys.modules, 'cv2', None)
+    refused(cli('predict', faces/'real', '--model', onnx_file, '--faces'), "deepfake_nb[faces]")
