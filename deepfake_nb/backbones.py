@@ -61,15 +61,25 @@ class FaceNet(nn.Module):
         super().__init__()
         self.normalize,self.backbone,self.head,self.levels,self.keep_stats = normalize,backbone,head,levels,None
 
-    def features(self, x):
+    def features(self,
+        x:Tensor, # [n, 3, size, size] in [0, 1]
+    )->Tensor: # [n, width]
+        "What the backbone sees"
         if not self.levels: return self.backbone(self.normalize(x))
         last,maps = self.backbone.forward_intermediates(self.normalize(x), indices=self.levels)
         stats = [o for m in maps for o in (m.float().mean((2,3)),m.float().std((2,3)))]
         return torch.cat([self.backbone.forward_head(last, pre_logits=True).float(),*stats], 1)
 
-    def forward(self, x): return self.head(self.features(x))
+    def forward(self,
+        x:Tensor, # [n, 3, size, size] in [0, 1]
+    )->Tensor: # Logits [n, 1]
+        "What the head makes of it"
+        return self.head(self.features(x))
 
-    def train(self, mode=True):
+    def train(self,
+        mode:bool=True, # Training rather than evaluation?
+    ):
+        "Change the mode, but leave batch norm alone where `keep_stats` says so"
         super().train(mode)
         if self.keep_stats: self.backbone.eval()
         if self.keep_stats=='all': self.head.apply(lambda m: m.eval() if isinstance(m, nn.BatchNorm1d) else m)
