@@ -26,7 +26,7 @@ from .detector import Answer,Detector,is_video,plot_timeline
 def _data_words(folder):
     "What a run was trained on, and how well it did, in sentences"
     if folder is None or not (folder.parent/'config.json').exists(): return 'What it was trained on is not written in this file.'
-    said,metrics = read_json(folder.parent/'config.json').get('data') or 'unknown pictures',folder/'metrics.json'
+    said,metrics = read_json(folder.parent/'config.json').get('data') or 'pictures that nobody described.',folder/'metrics.json'
     if not metrics.exists(): return f'Trained on: {said}'
     m = read_json(metrics)
     split = 'test' if 'test' in m else 'valid'
@@ -61,7 +61,7 @@ def verdict_html(
     if a.error: return f'<div class="verdict error" role="status"><b>No answer</b><span>{html.escape(a.error)}</span></div>'
     note = f'<span>{html.escape(a.note)}</span>' if a.note else ''
     what = 'median over the video, ' if a.timeline else ''
-    return f'<div class="verdict {a.verdict}" role="status"><b>{a.verdict}</b><span>{what}{a.prob_fake:.1%} fake</span><meter min="0" max="1" value="{a.prob_fake:.4f}"></meter>{note}</div>'
+    return f'<div class="verdict {a.verdict}" role="status"><b>{a.verdict}</b><span>{what}{a.prob_fake:.1%} fake</span><div class="bar"><i style="width:{a.prob_fake:.1%}"></i></div>{note}</div>'
 
 def _figure(w, h, rows=1, cols=1):
     fig = Figure(figsize=(w,h), constrained_layout=True)
@@ -115,8 +115,9 @@ def forget(
     path:str|Path, # A file
     kept:Path, # The folder that uploads lie in
 ):
-    "Remove an uploaded file and the folder that it came in; a file elsewhere stays"
+    "Remove an uploaded file, the folder that it came in, and the empty files that Gradio leaves; a file elsewhere stays"
     path,kept = Path(path).resolve(),Path(kept).resolve()
+    for o in kept.glob('tmp*'): o.unlink(missing_ok=True)
     if kept not in path.parents: return
     top = kept/path.relative_to(kept).parts[0]
     shutil.rmtree(top) if top.is_dir() else top.unlink(missing_ok=True)
@@ -125,13 +126,15 @@ def forget(
 MAX_UPLOAD = '200mb' # Larger files are refused
 
 _css = """
-.gradio-container {max-width: 1080px !important; margin: auto !important}
-.verdict {border-radius: 12px; padding: 18px 22px; color: #fff; display: flex; flex-direction: column; gap: 6px; background: #555}
+.gradio-container {max-width: 1080px !important; margin: auto !important} .gradio-container .main {padding: 16px !important; max-width: 100%; box-sizing: border-box}
+.verdict {border-radius: 12px; padding: 18px 22px; color: #fff; display: flex; flex-direction: column; gap: 8px; background: #555}
 .verdict b {font-size: 2.4rem; line-height: 1.1; text-transform: capitalize; color: #fff} .verdict span {font-size: 1.15rem; color: #fff}
 .verdict.fake {background: #b2182b} .verdict.real {background: #2166ac} .verdict.error {background: #7a4b00}
-.verdict meter {width: 100%; height: 14px}
-.why {display: flex; flex-direction: column; gap: 12px; margin-top: 12px} .why img {width: 100%; border-radius: 10px; background: #fff}
+.verdict .bar {height: 10px; border-radius: 5px; background: #fff4} .verdict .bar i {display: block; height: 100%; border-radius: 5px; background: #fff}
+.why {display: flex; flex-direction: column; gap: 12px} .why img {width: 100%; border-radius: 10px; background: #fff}
+#examples .grid-wrap {height: auto !important; min-height: 0; max-height: none}
 """
+_scroll = "() => document.querySelector('#verdict').scrollIntoView({behavior: 'smooth', block: 'nearest'})"    # on a phone it lies below
 
 def _gradio():
     "Gradio, with its counting of users off"
@@ -140,10 +143,11 @@ def _gradio():
     except ImportError: raise InputError("the page needs Gradio: pip install 'deepfake_nb[app]'") from None
     return gradio
 
-def examples()->list[Path]: # Three photographs and three fakes
-    "Pictures of the embedded sample, made when the page starts"
+def examples()->list[tuple]: # (path, 'real' or 'fake')
+    "Three photographs and three fakes of the embedded sample, made when the page starts"
     folder = cached_sample(8)
-    return sorted((folder/'real').iterdir())[:3] + [f for g in sorted((folder/'fake').iterdir()) for f in sorted(g.iterdir())[:2]][:3]
+    fakes = [f for g in sorted((folder/'fake').iterdir()) for f in sorted(g.iterdir())[:2]]
+    return [(o,'real') for o in sorted((folder/'real').iterdir())[:3]] + [(o,'fake') for o in fakes[:3]]
 
 def build_page(
     det:Detector, # Answers
@@ -161,14 +165,16 @@ def build_page(
     with gr.Blocks(title='Is this face fake?', analytics_enabled=False, delete_cache=(60,600)) as page:
         gr.Markdown(f'# Is this face fake?\n{about(det, folder)}')
         with gr.Row():
-            with gr.Column(scale=2, min_width=300):
-                file = gr.File(label='Drop a picture or a video here', file_types=['image','video'], height=150, elem_id='drop')
-                tiles = gr.Gallery([(str(o), o.parent.parent.name if o.parent.name!='real' else 'real') for o in samples], label='or try a drawn face', columns=3, height='auto', allow_preview=False, interactive=False, buttons=[], elem_id='examples')
-            with gr.Column(scale=3, min_width=300):
+            with gr.Column(scale=2, min_width=280):
+                gr.Markdown('**A picture or a video**')
+                file = gr.File(label='A picture or a video', show_label=False, file_types=['image','video'], height=140, elem_id='drop')
+                gr.Markdown('or one of these drawn faces')
+                tiles = gr.Gallery(samples, label='Drawn faces', show_label=False, columns=3, height='auto', allow_preview=False, interactive=False, buttons=[], elem_id='examples')
+            with gr.Column(scale=3, min_width=280):
                 verdict,why = gr.HTML('<p>The verdict appears here.</p>', elem_id='verdict'),gr.HTML(elem_id='why')
-        file.upload(of_upload, file, [verdict,why,file], api_name='answer')
-        def of_tile(e:gr.SelectData): return answer(samples[e.index], det, means)
-        tiles.select(of_tile, None, [verdict,why], api_name=False)
+        file.upload(of_upload, file, [verdict,why,file], api_name='answer').then(None, js=_scroll)
+        def of_tile(e:gr.SelectData): return answer(samples[e.index][0], det, means)
+        tiles.select(of_tile, None, [verdict,why], api_name=False).then(None, js=_scroll)
     return page,kept
 
 # %% ../nbs/10_app.ipynb #ea68fcee
