@@ -45,6 +45,16 @@ def about(
 It is no proof. Faces made or photographed in another way, edited or saved anew can be judged wrongly, and a picture without a face gets a number too."""
 
 # %% ../nbs/10_app.ipynb #a478e17c
+_css = """
+.gradio-container {max-width: 1080px !important; margin: auto !important} .gradio-container .main {padding: 16px !important; max-width: 100%; box-sizing: border-box}
+.verdict {border-radius: 12px; padding: 18px 22px; color: #fff; display: flex; flex-direction: column; gap: 8px; background: #555}
+.verdict b {font-size: 2.4rem; line-height: 1.1; text-transform: capitalize; color: #fff} .verdict span {font-size: 1.15rem; color: #fff}
+.verdict.fake {background: #b2182b} .verdict.real {background: #2166ac} .verdict.error {background: #7a4b00}
+.verdict .bar {height: 10px; border-radius: 5px; background: #fff4} .verdict .bar i {display: block; height: 100%; border-radius: 5px; background: #fff}
+.why {display: flex; flex-direction: column; gap: 12px} .why img {width: 100%; border-radius: 10px; background: #fff}
+#examples .grid-wrap {height: auto !important; min-height: 0; max-height: none}
+"""
+
 def inline(
     fig:Figure, # Not one of pyplot's
     alt:str, # What it shows, for those who do not see it
@@ -125,15 +135,6 @@ def forget(
 # %% ../nbs/10_app.ipynb #39a000b8
 MAX_UPLOAD = '200mb' # Larger files are refused
 
-_css = """
-.gradio-container {max-width: 1080px !important; margin: auto !important} .gradio-container .main {padding: 16px !important; max-width: 100%; box-sizing: border-box}
-.verdict {border-radius: 12px; padding: 18px 22px; color: #fff; display: flex; flex-direction: column; gap: 8px; background: #555}
-.verdict b {font-size: 2.4rem; line-height: 1.1; text-transform: capitalize; color: #fff} .verdict span {font-size: 1.15rem; color: #fff}
-.verdict.fake {background: #b2182b} .verdict.real {background: #2166ac} .verdict.error {background: #7a4b00}
-.verdict .bar {height: 10px; border-radius: 5px; background: #fff4} .verdict .bar i {display: block; height: 100%; border-radius: 5px; background: #fff}
-.why {display: flex; flex-direction: column; gap: 12px} .why img {width: 100%; border-radius: 10px; background: #fff}
-#examples .grid-wrap {height: auto !important; min-height: 0; max-height: none}
-"""
 _scroll = "() => document.querySelector('#verdict').scrollIntoView({behavior: 'smooth', block: 'nearest'})"    # on a phone it lies below
 
 def _gradio():
