@@ -7,7 +7,7 @@ __all__ = ['QUICK', 'row', 'seconds', 'take_turns', 'turns_row', 'machine', 'mak
            'fastai_loaders', 'torchvision_loader', 'drain', 'reading_rows', 'fastai_learner', 'frozen_stage',
            'cache_gap', 'frozen_rows', 'bare_pass', 'bound_rows', 'unfrozen_learner', 'precision_losses',
            'unfrozen_rows', 'pil_loop', 'small_run', 'detector_row', 'detector_rows', 'cold_rows', 'peak_memory',
-           'growth_point', 'r2', 'growth_rows', 'speeds', 'sample_row', 'benchmark', 'plot_benchmark',
+           'growth_point', 'r2', 'growth_rows', 'speeds', 'sample_row', 'benchmark', 'plot_benchmark', 'save',
            'benchmark_table']
 
 # %% ../nbs/11_benchmark.ipynb #3cbe9484
@@ -36,11 +36,11 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 import deepfake_nb
-from .core import InputError,write_json
+from .core import InputError,atomic,write_json
 from .faces import draw_portrait
-from .data import LABELS,FaceData,load_data,make_table,pixel_cache,unit_range
+from .data import LABELS,FaceData,load_data,make_table
 from .backbones import create_model,prob_fake,timm_name
-from .learners import RECIPES,Recipe,NLLoss,augmentation,autocast,cached_features,face_learner,fast_precision,head_learner,load_model,seed_everything,train_model
+from .learners import RECIPES,autocast,cached_features,face_learner,fast_precision,head_learner,load_model,seed_everything,train_model
 
 # %% ../nbs/11_benchmark.ipynb #d232e34b
 def row(
@@ -123,6 +123,7 @@ def link_files(
     n:int, # Images in all at most
 )->Path: # `folder`
     "The given images, balanced and split by `load_data`, linked into the same layout"
+    if not (real and fake): raise InputError("photographs and fakes are both needed: give --real and --fake, or neither and files are made")
     folder,data = Path(folder),load_data(make_table(real, fake), 64, n//2)
     for i,r in enumerate(data.table.itertuples()):
         to = folder/r.split/('real','fake')[r.label]
@@ -533,6 +534,14 @@ def plot_benchmark(
     axs[1].set(title='forward pass', xlabel='images/s', ylabel=''); axs[1].legend(fontsize=8)
     axs[2].set(title='peak memory, libraries included', xlabel='images', ylabel='GiB', ylim=(0,None)); axs[2].legend()
     return fig
+
+def save(
+    res:dict, # As `benchmark` gives it
+    path:str|Path, # A .json; the plots go beside it as .png
+):
+    "Write the result and its plots, atomically"
+    write_json(path, res)
+    with atomic(Path(path).with_suffix('.png')) as p: plot_benchmark(res).savefig(p, dpi=120)
 
 def benchmark_table(
     res:dict, # As `benchmark` gives it
