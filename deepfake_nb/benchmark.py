@@ -145,7 +145,7 @@ class Amount:
     big:int=20_000           # Images for the memory; 0 to leave it out
     sample:bool=True         # Run `compare` on the embedded sample?
 
-QUICK = Amount(models=('resnet18',), size=64, n=60, sizes=(32,64), counts=(40,80,160), rounds=3, peer_epochs=1, big=0, sample=False)
+QUICK = Amount(models=('resnet18',), size=64, n=60, sizes=(64,), counts=(40,80,160), rounds=2, peer_epochs=1, big=0, sample=False)
 
 # %% ../nbs/11_benchmark.ipynb #5c2b7038
 def fastai_loaders(
