@@ -335,3 +335,9 @@ def test_without_opencv_it_is_one_line(cli, onnx_file, faces, monkeypatch):
     vars(crops._own).clear()
     monkeypatch.setitem(sys.modules, 'cv2', None)
     refused(cli('predict', faces/'real', '--model', onnx_file, '--faces'), "deepfake_nb[faces]")
+
+def test_opencv_is_imported_once():
+    "Its import is not safe in threads: a second thread finds it half made"
+    src = "from concurrent.futures import ThreadPoolExecutor as T\nfrom deepfake_nb.crops import find_faces\nfrom PIL import Image\nwith T(4) as p: print(list(p.map(find_faces, [Image.new('RGB', (99,99))]*6)))"
+    r = subprocess.run([sys.executable, '-c', src], capture_output=True, text=True)
+    assert r.stdout.strip() == str([[]]*6), r.stderr
