@@ -15,12 +15,13 @@ from .core import InputError
 
 # %% ../nbs/08_crops.ipynb #c0000006
 _own = threading.local()      # OpenCV's cascade must not be used by two threads at once
+_lock = threading.Lock()      # nor imported by two
 
 def _cascade():
     "OpenCV's finder of frontal faces, one for each thread"
     if not hasattr(_own, 'cascade'):
         try:
-            import cv2
+            with _lock: import cv2
             _own.cascade = cv2.CascadeClassifier(f'{cv2.data.haarcascades}haarcascade_frontalface_alt2.xml')
         except (ImportError,AttributeError): raise InputError("faces are found by OpenCV 4: pip install 'deepfake_nb[faces]'") from None
     return _own.cascade
