@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from .core import InputError,atomic
 from .crops import distance,find_faces
-from .images import equalise,find_images,open_image,squish,upright_rgb
+from .images import equalise,find_images,open_image,reading_side,squish,upright_rgb
 
 # %% ../nbs/09_detector.ipynb #9781eea4
 @dataclass
@@ -130,8 +130,9 @@ class Detector:
         item, # A path, a PIL image, a uint8 array [height, width, 3], or the bytes of a file
     )->np.ndarray: # uint8 [size, size, 3]
         "The pixels of `item`, as the model was trained on them"
-        img,eq = open_item(item),self.config.get('equalise')
-        return squish(equalise(img, **eq) if eq else img, self.config['size'], self.config['resample'])
+        c,eq = self.config,self.config.get('equalise')
+        img = open_item(item, None if eq else reading_side(c['size'], c['resample']))
+        return squish(equalise(img, **eq) if eq else img, c['size'], c['resample'])
 
     def views(self,
         item, # As `prepare` takes it
@@ -154,13 +155,14 @@ class Detector:
 
 def open_item(
     item, # A path, a PIL image, a uint8 array [height, width] or [height, width, 3], or the bytes of a file
+    side:int=None, # As for `open_image`
 )->Image.Image: # Upright RGB
     "Open one picture of any kind; what is wrong with it is told in a `ValueError`"
     if isinstance(item, (str,Path)):
         if Path(item).is_dir(): raise ValueError("no images in this folder")
-        return open_image(Path(item))
+        return open_image(Path(item), side)
     if isinstance(item, Image.Image): return upright_rgb(item)
-    if isinstance(item, (bytes,bytearray)): return open_image(bytes(item))
+    if isinstance(item, (bytes,bytearray)): return open_image(bytes(item), side)
     if not isinstance(item, np.ndarray): raise ValueError(f"cannot read a {type(item).__name__}: give a path, an image, an array or bytes")
     if item.dtype!=np.uint8 or item.ndim not in (2,3): raise ValueError(f"array of {item.dtype} {item.shape} is no picture: give uint8 [height, width, 3]")
     return upright_rgb(Image.fromarray(item))

@@ -19,7 +19,7 @@ from captum.attr import LayerAttribution,LayerGradCam
 from torch import nn,Tensor
 
 from .core import InputError,atomic,read_json
-from .images import equalise,open_image,squish
+from .images import equalise,open_image,reading_side,squish
 from .spectrum import Spectrum
 from .backbones import FaceNet,fake_logit
 from .learners import load_model
@@ -142,9 +142,9 @@ def read_pixels(
     config:dict, # Of a model
 )->np.ndarray: # uint8 [size, size, 3]
     "The pixels of one picture, as the model was trained on them"
-    img = open_image(item)
-    if eq := config.get('equalise'): img = equalise(img, **eq)
-    return squish(img, config['size'], config['recipe']['resample'])
+    size,resample,eq = config['size'],config['recipe']['resample'],config.get('equalise')
+    img = open_image(item, None if eq else reading_side(size, resample))
+    return squish(equalise(img, **eq) if eq else img, size, resample)
 
 def _training_pixels(paths, config, n):
     "Pixels of the first `n` pictures that can still be read"
