@@ -137,7 +137,7 @@ class Amount:
     "How much is measured"
     models:tuple=('densenet121','xception','resnet50') # Backbones
     size:int=224             # Pixels, of the models
-    n:int=96                 # Images for training
+    n:int=64                 # Images for training
     sizes:tuple=(64,128,224) # Pixels, where growth is shown
     counts:tuple=(500,1000,2000) # Images, where growth is shown
     rounds:int=3             # Turns
@@ -298,7 +298,7 @@ def precision_losses(
     data:FaceData, # Images
     name:str, # Of a model
     bs:int, # Batch size
-    epochs:int=2, # Unfrozen
+    epochs:int=1, # Unfrozen
 )->tuple[float,float]: # Validation losses
     "Training from one seed in the fast precision and in float32"
     losses = []
@@ -431,7 +431,9 @@ t2 = time.perf_counter()
 print(json.dumps(dict(n=len(data.table), size=size, read=t1-t0, epoch=t2-t1, before=before, peak=peak_memory())))'''
 
 def peak_memory()->float: # MiB
-    "The largest resident set of this process so far"
+    "The largest resident set of this process so far (on Linux from `/proc`: `ru_maxrss` begins with the parent's)"
+    status = Path('/proc/self/status')
+    if status.exists(): return int(re.search(r'VmHWM:\s*(\d+)', status.read_text())[1])/2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/(2**20 if sys.platform=='darwin' else 2**10)
 
 def growth_point(
