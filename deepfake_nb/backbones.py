@@ -67,7 +67,7 @@ class FaceNet(nn.Module):
         "What the backbone sees"
         if not self.levels: return self.backbone(self.normalize(x))
         last,maps = self.backbone.forward_intermediates(self.normalize(x), indices=self.levels)
-        stats = [o for m in maps for o in (m.float().mean((2,3)),m.float().std((2,3)))]
+        stats = [o for m in maps for o in (m.float().mean((2,3)),m.float().std((2,3), correction=0))]
         return torch.cat([self.backbone.forward_head(last, pre_logits=True).float(),*stats], 1)
 
     def forward(self,
