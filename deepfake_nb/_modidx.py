@@ -142,6 +142,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'deepfake_nb.comparison._span': ('comparison.html#_span', 'deepfake_nb/comparison.py'),
                                         'deepfake_nb.comparison._uncalibrated': ( 'comparison.html#_uncalibrated',
                                                                                   'deepfake_nb/comparison.py'),
+                                        'deepfake_nb.comparison._write_audit': ( 'comparison.html#_write_audit',
+                                                                                 'deepfake_nb/comparison.py'),
                                         'deepfake_nb.comparison._write_data': ('comparison.html#_write_data', 'deepfake_nb/comparison.py'),
                                         'deepfake_nb.comparison.best_model': ('comparison.html#best_model', 'deepfake_nb/comparison.py'),
                                         'deepfake_nb.comparison.check_baseline': ( 'comparison.html#check_baseline',

@@ -83,7 +83,7 @@ def compare(
         batch_size=batch_size, frozen_epochs=frozen_epochs, epochs=epochs, n_per_class=n_per_class, weights=weights, **(cmp.read_seeds(seeds) if seeds else dict(seed=seed)), data=None if sample else _described(real or [], fake or [], data))
     table = cmp.sample_table(settings.n_per_class, settings.seed) if sample else make_table(real or [], fake or [], data, partition)
     if equalise: settings.equalise = _common(table)
-    cmp.compare(table, out, settings, resume, _say, None if no_audit else _audited(table, settings.equalise))
+    cmp.compare(table, out, settings, resume, _say, None if no_audit else lambda o: _audited(o, settings.equalise))
     print((Path(out)/'comparison.md').read_text(encoding='utf-8'))
     _say(f"wrote {Path(out)/'report.html'}")
 

@@ -463,12 +463,19 @@ def _write_data(data, out):
     with atomic(out/'bad_files.csv') as p: data.bad.to_csv(p, index=False)
     with atomic(out/'table.csv') as p: data.table.to_csv(p, index=False)
 
+def _write_audit(out, audit, table):
+    "Write and return what the audit found; on resuming, what it found before"
+    if (out/'audit.json').exists(): return read_json(out/'audit.json')
+    found = audit(table) if callable(audit) else audit
+    if found: write_json(out/'audit.json', found)
+    return found
+
 def _run(table, out, c, resume, say, audit):
     "One run with one seed"
     data = load_data(table, c.size, c.n_per_class, c.seed, RECIPES[c.recipe].resample, RECIPES[c.recipe].zoom, equal=c.equalise)
     out = open_run(out, c, resume)
     _write_data(data, out)
-    if audit: write_json(out/'audit.json', audit)
+    _write_audit(out, audit, table)
     n,have = len(data.table)//2,table.label.value_counts()
     say(f"{n} real and {n} fake images of {have[0]} and {have[1]}" + (f"; {len(data.bad)} files left out, see {out/'bad_files.csv'}" if len(data.bad) else ''))
     for m in dict.fromkeys([*c.models,BASELINE]):
@@ -483,7 +490,7 @@ def compare(
     settings:Comparison, # What is compared
     resume:bool=False, # Go on with what is there?
     say=print, # Called with what a person should know
-    audit:dict=None, # What the shortcut audit found, with `verdict` and `probes`
+    audit=None, # What the shortcut audit found, with `verdict` and `probes`; or a function that finds it in the table, once all else is in order
 )->pd.DataFrame: # As `comparison_table` gives it
     "Train every model, and the spectral baseline, on the same images and compare them"
     c = settings
@@ -491,7 +498,7 @@ def compare(
     if not c.seeds: return _run(table, out, c, resume, say, audit)
     load_data(table, c.size, c.n_per_class, c.seeds[0], RECIPES[c.recipe].resample, RECIPES[c.recipe].zoom, equal=c.equalise)     # better told before anything is written
     out = open_run(out, c, resume)
-    if audit: write_json(out/'audit.json', audit)
+    audit = _write_audit(out, audit, table)
     for s in c.seeds: _run(table, out/f'seed{s}', replace(c, seed=s, seeds=None), resume, lambda o, s=s: say(f'seed {s}: {o}'), audit)
     return write_report(out)
 
