@@ -36,9 +36,9 @@ def atomic(
 def sweep(
     folder:str|Path, # Searched whole
 ):
-    "Remove the temporary files of `atomic` that a killed process left under `folder`"
+    "Remove the temporary files of `atomic`, and those of safetensors, that a killed process left under `folder`"
     for o in list(Path(folder).rglob('.*')):
-        if re.fullmatch(r'\..+-[0-9a-f]{32}(\.\w+)?', o.name): o.unlink(missing_ok=True)
+        if re.fullmatch(r'\..+-[0-9a-f]{32}(\.\w+)?|\.tmp\w{6}', o.name): o.unlink(missing_ok=True)
 
 # %% ../nbs/00_core.ipynb #916f6b40
 def write_json(
