@@ -220,7 +220,7 @@ def _held(model, others, side, gap):
     gaps = {o:gap(model, o) for o in others}
     near = max(gaps, key=lambda o: -side*gaps[o]['mean'])
     sides = [shown(g) for g in gaps.values()]
-    verdict = 'held' if all(s==side for s in sides) else 'not held' if -side in sides else 'no difference shown'
+    verdict = 'held' if all(s==side for s in sides) else 'not held' if -side in sides else 'not held, no difference shown'
     return verdict,f'loss of {model} less that of {near}: {_span(gaps[near])}'
 
 def check_claims(
