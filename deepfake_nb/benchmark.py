@@ -6,13 +6,13 @@
 __all__ = ['QUICK', 'row', 'seconds', 'take_turns', 'turns_row', 'machine', 'make_files', 'link_files', 'Amount',
            'fastai_loaders', 'torchvision_loader', 'drain', 'reading_rows', 'fastai_learner', 'frozen_stage',
            'cache_gap', 'frozen_rows', 'bare_pass', 'bound_rows', 'unfrozen_learner', 'precision_losses',
-           'unfrozen_rows', 'pil_loop', 'small_run', 'detector_row', 'detector_rows', 'cold_rows', 'peak_memory',
-           'growth_point', 'r2', 'growth_rows', 'speeds', 'sample_row', 'benchmark', 'plot_benchmark', 'save',
-           'benchmark_table']
+           'unfrozen_rows', 'pil_loop', 'small_run', 'peer_process', 'detector_row', 'detector_rows', 'cold_rows',
+           'peak_memory', 'growth_point', 'r2', 'growth_points', 'growth_rows', 'memory_row', 'speeds', 'sample_row',
+           'benchmark', 'plot_benchmark', 'save', 'benchmark_table']
 
 # %% ../nbs/11_benchmark.ipynb #3cbe9484
 import json,os,platform,re,resource,subprocess,sys,time
-from contextlib import redirect_stderr
+from contextlib import contextmanager,redirect_stderr
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -40,9 +40,10 @@ from .core import InputError,atomic,write_json
 from .faces import draw_portrait
 from .data import LABELS,FaceData,load_data,make_table
 from .backbones import create_model,prob_fake,timm_name
+from .detector import Detector,export
 from .learners import RECIPES,autocast,cached_features,face_learner,fast_precision,head_learner,load_model,seed_everything,train_model
 
-# %% ../nbs/11_benchmark.ipynb #d232e34b
+# %% ../nbs/11_benchmark.ipynb #b1649c89
 def row(
     name:str, # What was measured
     ours:float=None, # Our figure; None if it could not be measured
@@ -57,6 +58,7 @@ def row(
     met = None if None in (ours,goal) else ratio>=goal if peer is not None else ours<=goal
     return dict(name=name, ours=ours, peer=peer, unit=unit, ratio=ratio, goal=goal, met=met, note=note)
 
+# %% ../nbs/11_benchmark.ipynb #78865f20
 def seconds(
     f, # Called without arguments
 )->float:
@@ -75,12 +77,21 @@ def take_turns(
         for f in fs: f()
     return np.array([[seconds(f) for f in fs] for _ in range(rounds)])
 
-def turns_row(name, ours, peer, goal, rounds=3, warm=True, note='', scale=(1.,1.)):
+# %% ../nbs/11_benchmark.ipynb #13c4b88f
+def turns_row(
+    name:str, # What is measured
+    ours, # Function without arguments
+    peer, # The same
+    goal:float=None, # Of the ratio
+    rounds:int=3, # Turns of each
+    warm:bool=True, # Run each once first, unmeasured?
+    note:str='', # What a reader must know
+    scale:tuple=(1.,1.), # What the seconds of ours and of the peer are multiplied by, if they do more or less than the row says
+)->dict: # As `row`
     "The row of two functions: median seconds of each, and the median of the turns' ratios"
     t = take_turns(ours, peer, rounds=rounds, warm=warm)*np.array(scale)
-    res = row(name, *np.median(t, 0).tolist(), 's', goal, note)
     ratio = float(np.median(t[:,1]/t[:,0]))
-    return {**res, 'ratio':ratio, 'met':None if goal is None else ratio>=goal}
+    return {**row(name, *np.median(t, 0).tolist(), 's', goal, note), 'ratio':ratio, 'met':None if goal is None else ratio>=goal}
 
 # %% ../nbs/11_benchmark.ipynb #c0f50800
 def machine()->dict:
@@ -91,18 +102,21 @@ def machine()->dict:
     return dict(cpu=cpu[1] if cpu else platform.processor(), cores=os.cpu_count(), threads=torch.get_num_threads(), gpu=gpu, precision=fast_precision(), python=platform.python_version(),
         **{o.__name__:o.__version__ for o in (torch,timm,np)}, deepfake_nb=deepfake_nb.__version__)
 
-# %% ../nbs/11_benchmark.ipynb #da6c8726
+# %% ../nbs/11_benchmark.ipynb #756a4d9c
 @cache
 def _portrait(seed): return np.asarray(draw_portrait(seed, 288))
 
 def _variant(i, side=256, people=40):
-    "The `i`-th picture, drawn from few portraits and not like any other"
+    "The `i`-th picture, drawn from few portraits and not like any other; every second is enlarged"
     rng = np.random.default_rng(i)
     y,x = rng.integers(0, 33, 2)
     px = _portrait(i%people)[y:y+256,x:x+256,::rng.choice([1,-1])]
     field = Image.fromarray(rng.integers(0, 256, (10,10,3), np.uint8)).resize((256,256), Image.Resampling.BICUBIC)
-    return Image.blend(Image.fromarray(np.ascontiguousarray(px)), field, .6).resize((side,side))
+    img = Image.blend(Image.fromarray(np.ascontiguousarray(px)), field, .6)
+    if i%2: img = img.resize((192,192))
+    return img.resize((side,side))
 
+# %% ../nbs/11_benchmark.ipynb #634072b1
 def make_files(
     folder:str|Path, # Where to
     n:int, # Images in all
@@ -116,6 +130,7 @@ def make_files(
     with ThreadPoolExecutor(os.cpu_count()) as pool: list(pool.map(save, range(n)))
     return folder
 
+# %% ../nbs/11_benchmark.ipynb #47398eba
 def link_files(
     real:list, # Sources of photographs
     fake:list, # Sources of fakes
@@ -131,13 +146,13 @@ def link_files(
         os.symlink(r.path, to/f'{i:05}{Path(r.path).suffix}')
     return folder
 
-# %% ../nbs/11_benchmark.ipynb #13c0a979
+# %% ../nbs/11_benchmark.ipynb #542eed77
 @dataclass
 class Amount:
     "How much is measured"
     models:tuple=('densenet121','xception','resnet50') # Backbones
     size:int=224             # Pixels, of the models
-    n:int=64                 # Images for training
+    n:int=40                 # Images for training
     sizes:tuple=(64,128,224) # Pixels, where growth is shown
     counts:tuple=(500,1000,2000) # Images, where growth is shown
     rounds:int=3             # Turns
@@ -145,9 +160,9 @@ class Amount:
     big:int=20_000           # Images for the memory; 0 to leave it out
     sample:bool=True         # Run `compare` on the embedded sample?
 
-QUICK = Amount(models=('resnet18',), size=64, n=60, sizes=(64,), counts=(40,80,160), rounds=2, peer_epochs=1, big=0, sample=False)
+QUICK = Amount(models=('resnet18',), size=64, n=60, sizes=(64,), counts=(40,80,160), rounds=2, big=0, sample=False)
 
-# %% ../nbs/11_benchmark.ipynb #5c2b7038
+# %% ../nbs/11_benchmark.ipynb #63caaf06
 def fastai_loaders(
     files:Path, # With {train,valid}/{real,fake}
     size:int, # Pixels
@@ -171,19 +186,22 @@ def drain(
     "Go through `loader`; how many images came"
     return sum(len(b[0]) for b in loader)
 
+# %% ../nbs/11_benchmark.ipynb #a351e388
 def reading_rows(
     files:Path, # With {train,valid}/{real,fake}
     amount:Amount, # Sizes and rounds
+    epochs:int=5, # Of ours in one turn
 )->list[dict]:
     "An epoch of batches from the pixel cache against the peers"
     rows = []
     for size in amount.sizes:
         ours = load_data(make_table(data=files), size).loader('train', 64, True)
         peers = {'fastai ImageDataLoaders':fastai_loaders(files, size).train.new(shuffle=True, drop_last=False), 'torchvision ImageFolder':torchvision_loader(files, size)}
-        rows += [turns_row(f'reading images, {size} px, against {k}', lambda: drain(ours), lambda: drain(p), 10, amount.rounds, note=f'{ours.n} images an epoch') for k,p in peers.items()]
+        rows += [turns_row(f'reading images, {size} px, against {k}', lambda: [drain(ours) for _ in range(epochs)], lambda: drain(p), 10, 2*amount.rounds+1,
+            note=f'{ours.n} images an epoch', scale=(1/epochs,1)) for k,p in peers.items()]
     return rows
 
-# %% ../nbs/11_benchmark.ipynb #487b3d1a
+# %% ../nbs/11_benchmark.ipynb #5b2c648d
 def fastai_learner(
     files:Path, # With {train,valid}/{real,fake}
     name:str, # Of a model
@@ -194,6 +212,7 @@ def fastai_learner(
     return vision_learner(fastai_loaders(files, size, bs), timm_name(name), pretrained=False, normalize=False, metrics=fastai_accuracy)
 
 def _quiet(learn, epochs, **kw):
+    "Fit without a word"
     with learn.no_bar(), learn.no_logging(): learn.fit(epochs, **kw)
 
 def frozen_stage(
@@ -214,6 +233,7 @@ def frozen_stage(
         _quiet(learn, epochs, lr=rec.lr_head)
     return learn
 
+# %% ../nbs/11_benchmark.ipynb #72d4e3e9
 def cache_gap(
     data:FaceData, # Images
     name:str, # Of a model
@@ -232,6 +252,7 @@ def cache_gap(
         losses.append([float(v[1]) for v in learn.recorder.values])
     return float(np.abs(np.subtract(*losses)).max())
 
+# %% ../nbs/11_benchmark.ipynb #bc8f27c7
 def frozen_rows(
     files:Path, # With {train,valid}/{real,fake}
     amount:Amount, # Models and rounds
@@ -250,7 +271,7 @@ def frozen_rows(
         f'{v} views of each training picture, so {v} passes over the training split', (1, 7/amount.peer_epochs)))
     return rows
 
-# %% ../nbs/11_benchmark.ipynb #2982656a
+# %% ../nbs/11_benchmark.ipynb #786ce0c6
 @torch.no_grad()
 def bare_pass(
     model:nn.Module, # Backbone with head
@@ -264,6 +285,7 @@ def bare_pass(
         for o in x.split(bs): model.features(o)
     if x.is_cuda: torch.cuda.synchronize()
 
+# %% ../nbs/11_benchmark.ipynb #75308aba
 def bound_rows(
     files:Path, # With {train,valid}/{real,fake}
     amount:Amount, # Models and rounds
@@ -281,7 +303,7 @@ def bound_rows(
         rows.append(row(f"features from the pixel cache, over the bare forward pass, {name}", over, None, 'x', 1.25, f'the bare pass makes {len(x)/np.median(t[:,1]):.0f} images/s, we reach {1/over:.0%} of it'))
     return rows
 
-# %% ../nbs/11_benchmark.ipynb #76b15278
+# %% ../nbs/11_benchmark.ipynb #c5792885
 def unfrozen_learner(
     data:FaceData, # Images
     name:str, # Of a model
@@ -294,6 +316,7 @@ def unfrozen_learner(
     model.unfreeze(1., keep_stats=False)
     return face_learner(data, model, 'paper', bs, precision=precision)
 
+# %% ../nbs/11_benchmark.ipynb #6da96025
 def precision_losses(
     data:FaceData, # Images
     name:str, # Of a model
@@ -309,6 +332,7 @@ def precision_losses(
         losses.append(float(learn.recorder.values[-1][1]))
     return tuple(losses)
 
+# %% ../nbs/11_benchmark.ipynb #c12f5bbb
 def unfrozen_rows(
     files:Path, # With {train,valid}/{real,fake}
     amount:Amount, # Models and rounds
@@ -324,7 +348,7 @@ def unfrozen_rows(
             f'all layers in both; from one seed, validation loss {losses[0]:.4f} in {fast_precision()} and {losses[1]:.4f} in float32'), 'valid_losses':losses})
     return rows
 
-# %% ../nbs/11_benchmark.ipynb #fba7ba06
+# %% ../nbs/11_benchmark.ipynb #686bf8c7
 @torch.no_grad()
 def pil_loop(
     model:nn.Module, # [n, 3, size, size] in [0, 1] -> logits
@@ -338,21 +362,41 @@ def pil_loop(
     batches = [paths[i:i+bs] for i in range(0, len(paths), bs)]
     return torch.cat([prob_fake(model(torch.stack([tfm(Image.open(p).convert('RGB')) for p in b]))) for b in batches]).numpy()
 
+# %% ../nbs/11_benchmark.ipynb #1b99c809
 def small_run(
     files:Path, # With {train,valid}/{real,fake}
     name:str, # Of a model
     size:int, # Pixels
     folder:Path, # Where to
 )->Path: # The model's folder
-    "A trained model for the detector: one epoch of its head"
-    with redirect_stderr(StringIO()): train_model(name, load_data(make_table(data=files), size), folder/name, frozen_epochs=1, epochs=0, bs=16, weights='none')
+    "A trained model for the detector: seven epochs of its head"
+    with redirect_stderr(StringIO()): train_model(name, load_data(make_table(data=files), size), folder/name, frozen_epochs=7, epochs=0, bs=16, weights='none')
     return folder/name
 
-def _load_detector(folder, precision):
-    from deepfake_nb.detector import Detector
-    try: return Detector.load(folder, precision=precision)
-    except TypeError: return None if precision!='float32' else Detector.load(folder)
+# %% ../nbs/11_benchmark.ipynb #134a2efd
+_peer_loop = """import json,sys,time
+from deepfake_nb.benchmark import pil_loop
+from deepfake_nb.learners import load_model
+(model,config),paths = load_model(sys.argv[1]),json.loads(sys.stdin.readline())
+for _ in sys.stdin:
+    start = time.perf_counter()
+    p = pil_loop(model, paths, config['size'])
+    print(json.dumps([time.perf_counter()-start,p.tolist()]), flush=True)"""
 
+@contextmanager
+def peer_process(
+    folder:Path, # A model's folder
+    paths:list, # Images
+): # Yields a function without arguments that gives the peer's seconds and its probabilities
+    "The plain loop in a process of its own"
+    with subprocess.Popen([sys.executable, '-W', 'ignore', '-c', _peer_loop, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=dict(os.environ, THP_MEM_ALLOC_ENABLE='0')) as p:
+        def ask(o):
+            print(o, file=p.stdin, flush=True)
+            return p.stdout
+        ask(json.dumps([str(o) for o in paths]))
+        yield lambda: json.loads(ask('go').readline())
+
+# %% ../nbs/11_benchmark.ipynb #75c44b96
 def detector_row(
     folder:Path, # A model's folder
     paths:list, # Images
@@ -361,14 +405,13 @@ def detector_row(
     rounds:int, # Turns
 )->dict:
     "The detector of a run against the plain loop"
-    goal,(model,config) = dict(float32=1.5, bf16=3.)[precision],load_model(folder)
-    name,det = f"detector, {config['model']}, {precision}",_load_detector(folder, precision)
-    if det is None: return row(name, unit='images/s', goal=goal, note=f'this detector has no precision {precision}')
-    a,b = [np.array([o.prob_fake for o in det.predict(paths)]),pil_loop(model, paths, config['size'])]
-    t = take_turns(lambda: det.predict(paths), lambda: pil_loop(model, paths, config['size']), rounds=rounds)
-    ours,peer,ratio = *(len(paths)/np.median(t, 0)).tolist(),float(np.median(t[:,1]/t[:,0]))
-    loss = roc_auc_score(labels, b)-roc_auc_score(labels, a)
-    return {**row(name, ours, peer, 'images/s', goal, f'largest gap of an answer {abs(a-b).max():.1e}, AUC lost {loss:.4f}'), 'ratio':ratio, 'met':ratio>=goal, 'gap':float(abs(a-b).max())}
+    goal,det = dict(float32=1.5, bf16=3.)[precision],Detector.load(folder, precision=precision)
+    with peer_process(folder, paths) as peer:
+        a,b = np.array([o.prob_fake for o in det.predict(paths)]),np.array(peer()[1])
+        t = np.array([(seconds(lambda: det.predict(paths)),peer()[0]) for _ in range(rounds)])
+    ours,theirs,ratio,gap = *(len(paths)/np.median(t, 0)).tolist(),float(np.median(t[:,1]/t[:,0])),float(abs(a-b).max())
+    note = f'largest gap of an answer {gap:.1e}; AUC {roc_auc_score(labels, b):.4f} by the loop, {roc_auc_score(labels, a):.4f} by ours'
+    return {**row(f"detector, {det.config['model']}, {precision}", ours, theirs, 'images/s', goal, note), 'ratio':ratio, 'met':ratio>=goal, 'gap':gap}
 
 def detector_rows(
     files:Path, # With {train,valid}/{real,fake}
@@ -380,7 +423,7 @@ def detector_rows(
     labels = [int(o.parent.name=='fake') for o in paths]
     return [detector_row(small_run(files, n, amount.size, folder), paths, labels, p, amount.rounds) for n in amount.models for p in ('float32','bf16')]
 
-# %% ../nbs/11_benchmark.ipynb #54e7f8c7
+# %% ../nbs/11_benchmark.ipynb #46f664c7
 _ours_cold = '''import sys
 from deepfake_nb.detector import Detector
 print(Detector.load(sys.argv[1]).predict([sys.argv[2]])[0].prob_fake)'''
@@ -408,15 +451,13 @@ def cold_rows(
 )->list[dict]:
     "One image from a cold start, ONNX Runtime against torch"
     config = json.loads((run/'config.json').read_text())
-    name = f"one image, cold start, {config['model']}"
-    try: from deepfake_nb.detector import export
-    except ImportError: return [row(name, goal=8., note='this detector cannot export to ONNX')]
+    name,arch = f"one image, cold start, {config['model']}",timm_name(config['model'])
     try: export(run, folder/'cold.onnx')
-    except InputError as e: return [row(name, goal=8., note=str(e))]
-    save_file(timm.create_model(timm_name(config['model']), num_classes=1).state_dict(), folder/'cold.safetensors')
-    return [turns_row(name, lambda: _run(_ours_cold, folder/'cold.onnx', image), lambda: _run(_peer_cold, folder/'cold.safetensors', image, timm_name(config['model']), config['size']), 8, rounds)]
+    except InputError as e: return [row(name, goal=8., note=str(e))]        # the extra is not installed
+    save_file(timm.create_model(arch, num_classes=1).state_dict(), folder/'cold.safetensors')
+    return [turns_row(name, lambda: _run(_ours_cold, folder/'cold.onnx', image), lambda: _run(_peer_cold, folder/'cold.safetensors', image, arch, config['size']), 8, rounds)]
 
-# %% ../nbs/11_benchmark.ipynb #bd3a59cc
+# %% ../nbs/11_benchmark.ipynb #90dcf9d9
 _growth = '''import json,resource,sys,time
 from pathlib import Path
 from deepfake_nb.benchmark import drain,peak_memory
@@ -444,6 +485,7 @@ def growth_point(
     "Read `n` images of `size` pixels and cut an epoch of batches, in a new process"
     with TemporaryDirectory(dir=folder) as d: return json.loads(_run(_growth, make_files(Path(d)/'files', n), size, Path(d)/'cache'))
 
+# %% ../nbs/11_benchmark.ipynb #8105f1cb
 def r2(
     x, # Numbers
     y, # Numbers
@@ -451,24 +493,32 @@ def r2(
     "How much of `y` a straight line in `x` explains"
     return float(np.corrcoef(x, y)[0,1]**2)
 
-def growth_rows(
+# %% ../nbs/11_benchmark.ipynb #51ffe927
+def growth_points(
     amount:Amount, # Counts and sizes
     folder:Path, # For files
-)->tuple[list[dict],list[dict]]: # Rows and points
-    "Time and memory against the number of images"
-    points = [growth_point(folder, n, s) for s in amount.sizes for n in amount.counts]
-    rows = []
-    for s in amount.sizes:
-        p = [o for o in points if o['size']==s]
-        fit = r2([o['n'] for o in p], [o['read']+o['epoch'] for o in p])
-        rows.append({**row(f'time against images, {s} px: r2 of a straight line', fit, None, 'r2', .98, f"{', '.join(map(str, amount.counts))} images"), 'met':fit>=.98})
-    if amount.big:
-        p = growth_point(folder, amount.big, 224)
-        points.append(p)
-        rows.append(row(f"peak memory, {p['n']} images at 224", p['peak']/1024, None, 'GiB', 4., f"of which {p['before']/1024:.2f} GiB are the libraries, before any image; without a model"))
-    return rows,points
+)->list[dict]: # As `growth_point`
+    "Time and memory for every size and number of images"
+    return [growth_point(folder, n, s) for s in amount.sizes for n in amount.counts]
 
-# %% ../nbs/11_benchmark.ipynb #36bf6465
+def growth_rows(
+    points:list, # As `growth_points` gives them
+)->list[dict]:
+    "How straight the line of time against images is, for every size"
+    df,rows = pd.DataFrame(points),[]
+    for s,p in df.groupby('size'):
+        fit = r2(p.n, p['read']+p.epoch)
+        rows.append({**row(f'time against images, {s} px: r2 of a straight line', fit, None, 'r2', .98, f"{', '.join(map(str, p.n))} images"), 'met':fit>=.98})
+    return rows
+
+def memory_row(
+    point:dict, # As `growth_point` gives it
+)->dict:
+    "The memory that so many images need"
+    return row(f"peak memory, {point['n']} images at {point['size']}", point['peak']/1024, None, 'GiB', 4.,
+        f"of which {point['before']/1024:.2f} GiB are the libraries, before any image; without a model")
+
+# %% ../nbs/11_benchmark.ipynb #f75bfe86
 @torch.no_grad()
 def speeds(
     amount:Amount, # Models and size
@@ -487,6 +537,7 @@ def speeds(
             res.append(dict(model=name, precision=f'{prec}, channels last', images_per_second=n/t))
     return res
 
+# %% ../nbs/11_benchmark.ipynb #5275ca0b
 def sample_row(
     folder:Path, # For the run
 )->dict:
@@ -494,33 +545,39 @@ def sample_row(
     t = seconds(lambda: _run("from deepfake_nb.cli import main; import sys; sys.argv = ['deepfake-nb','compare','--weights','none','--out',sys.argv[1]]; main()", folder/'sample'))
     return row('compare on the embedded sample, all five models', t, None, 's', 300., 'in a new process, with random weights')
 
+def _parts(files, many, amount, folder):
+    "What is measured, one after another: from a name to a function that gives rows"
+    return dict(reading=lambda: reading_rows(many, amount), frozen=lambda: frozen_rows(files, amount), bound=lambda: bound_rows(files, amount), unfrozen=lambda: unfrozen_rows(files, amount),
+        detector=lambda: detector_rows(files, amount, folder/'runs'), start=lambda: cold_rows(folder/'runs'/amount.models[-1], next(o for o in files.rglob('*.*') if o.is_file()), folder),
+        sample=lambda: [sample_row(folder)] if amount.sample else [])
+
+# %% ../nbs/11_benchmark.ipynb #542acec3
 def benchmark(
     amount:Amount=None, # How much to measure; all of it if not given
     real:list=(), # Sources of photographs; files are made if none are given
     fake:list=(), # Sources of fakes
     say=lambda o: None, # Called with what is being done
+    out:str|Path=None, # A .json that is written after every part
 )->dict: # machine, rows, speeds, points
     "Measure everything"
-    amount = amount or Amount()
+    amount,res = amount or Amount(),dict(machine=machine(), rows=[], speeds=[], points=[])
+    def measure(what, key, f):
+        say(f'measuring: {what}')
+        res[key] += f()
+        if out: write_json(out, res)
     with TemporaryDirectory() as d:
         d = Path(d)
-        say('making files')
         files = link_files(real, fake, d/'files', amount.n) if real or fake else make_files(d/'files', amount.n)
         many = files if real or fake else make_files(d/'many', amount.counts[0])
-        rows = []
-        for what,f in dict(reading=lambda: reading_rows(many, amount), frozen=lambda: frozen_rows(files, amount), bound=lambda: bound_rows(files, amount), unfrozen=lambda: unfrozen_rows(files, amount),
-                detector=lambda: detector_rows(files, amount, d/'runs'), cold=lambda: cold_rows(d/'runs'/amount.models[-1], next(o for o in files.rglob('*.*') if o.is_file()), d)).items():
-            say(f'measuring: {what}')
-            rows += f()
-        say('measuring: growth')
-        more,points = growth_rows(amount, d)
-        rows += more
-        if amount.sample:
-            say('measuring: compare on the sample')
-            rows.append(sample_row(d))
-        return dict(machine=machine(), rows=rows, speeds=speeds(amount), points=points)
+        for what,f in _parts(files, many, amount, d).items(): measure(what, 'rows', f)
+        measure('speeds', 'speeds', lambda: speeds(amount))
+        measure('growth', 'points', lambda: growth_points(amount, d))
+        res['rows'] += growth_rows(res['points'])
+        if amount.big: measure('memory', 'points', lambda: [growth_point(d, amount.big, 224)])
+        res['rows'].append(memory_row(res['points'][-1]))
+    return res
 
-# %% ../nbs/11_benchmark.ipynb #fb81dcb1
+# %% ../nbs/11_benchmark.ipynb #19469017
 def plot_benchmark(
     res:dict, # As `benchmark` gives it
 )->plt.Figure:
@@ -537,13 +594,16 @@ def plot_benchmark(
     axs[2].set(title='peak memory, libraries included', xlabel='images', ylabel='GiB', ylim=(0,None)); axs[2].legend()
     return fig
 
+# %% ../nbs/11_benchmark.ipynb #f4656eac
 def save(
     res:dict, # As `benchmark` gives it
     path:str|Path, # A .json; the plots go beside it as .png
 ):
     "Write the result and its plots, atomically"
     write_json(path, res)
-    with atomic(Path(path).with_suffix('.png')) as p: plot_benchmark(res).savefig(p, dpi=120)
+    fig = plot_benchmark(res)
+    with atomic(Path(path).with_suffix('.png')) as p: fig.savefig(p, dpi=120)
+    plt.close(fig)
 
 def benchmark_table(
     res:dict, # As `benchmark` gives it

@@ -196,12 +196,12 @@ def benchmark(
     real:Annotated[Optional[list[str]], typer.Option(metavar='PATH', help='Photographs to measure on; without any, files are made')]=None,
     fake:Annotated[Optional[list[str]], typer.Option(metavar='PATH', help='Fakes, likewise')]=None,
     quick:Annotated[bool, typer.Option('--quick', help='A minute instead of ten; says little')]=False,
-    out:Annotated[Optional[str], typer.Option(metavar='FILE', help='Also write the result as JSON, and its plots beside it as PNG')]=None,
+    out:Annotated[Optional[str], typer.Option(metavar='FILE', help='Also write the result as JSON, part by part, and its plots beside it as PNG')]=None,
     as_json:Annotated[bool, typer.Option('--json', help='One JSON document on stdout')]=False,
 ):
     "Measure this package against fastai, torchvision and timm, side by side"
     from deepfake_nb import benchmark as bm
-    res = bm.benchmark(bm.QUICK if quick else None, real or [], fake or [], _say)
+    res = bm.benchmark(bm.QUICK if quick else None, real or [], fake or [], _say, out)
     if out: bm.save(res, out)
     if as_json: _print_json(res)
     else: print(bm.benchmark_table(res))

@@ -156,7 +156,7 @@ def make_table(
         if not (df.label==l).any(): raise InputError(f"no {name} images: both classes are needed, name a source of each")
     return df
 
-# %% ../nbs/01_data.ipynb #42eddbd9
+# %% ../nbs/01_data.ipynb #d2c359ea
 def quotas(
     table:pd.DataFrame, # As `make_table` gives it
     n:int=10_000, # Images of each class at most
@@ -166,6 +166,7 @@ def quotas(
     sizes = table.groupby(['split','label']).size().unstack(fill_value=0).reindex(columns=[0,1], fill_value=0).min(axis=1)
     return {s:int(k*min(1, n/sizes.sum())) for s,k in sizes.items() if k}
 
+# %% ../nbs/01_data.ipynb #091ab6d6
 def shuffled(
     table:pd.DataFrame, # As `make_table` gives it
     seed:int=0, # The same seed gives the same order
@@ -199,7 +200,7 @@ def read_file(
     look = np.packbits(imagehash.phash(imgs[READ_SIDE], hash_size=16).hash)
     return [squish(imgs[reading_side(o, resample)], o, resample) for o in sizes],hashlib.sha256(data).hexdigest(),look
 
-# %% ../nbs/01_data.ipynb #1307dce3
+# %% ../nbs/01_data.ipynb #fd3ace94
 BLOCK = 2**22 # Bytes that share a checksum
 
 def _sums(file):
@@ -212,6 +213,7 @@ def _intact(file, sums, most=64):
     if len(sums)>most: which = {0,len(sums)-1,*np.random.default_rng().choice(len(sums), most-2, False).tolist()}
     with open(file, 'rb') as f: return all(f.seek(i*BLOCK)==i*BLOCK and zlib.crc32(f.read(BLOCK))==sums[i] for i in which)
 
+# %% ../nbs/01_data.ipynb #1075eb48
 class PixelCache:
     "The pixels of many files, squished and stored once in `folder`, read through a memory map"
     def __init__(self,
@@ -224,12 +226,14 @@ class PixelCache:
         self.pixels = {o:self._map(folder/f'pixels_{o}.bin', o) for o in self.meta['sizes']}
 
     def _map(self, file, size):
+        "The pixels in `file`, mapped into memory"
         shape = len(self.files),size,size,3
         if file.stat().st_size != np.prod(shape): raise InputError(f"{str(file)!r} is damaged: remove its folder")
         return np.memmap(file, np.uint8, 'r', shape=shape)
 
-# %% ../nbs/01_data.ipynb #6e15bc2e
+# %% ../nbs/01_data.ipynb #2e7c5d3f
 def _stat(path):
+    "Size and time of change of a file"
     try: st = os.stat(path)
     except OSError: return 'missing'
     return f'{st.st_size} {st.st_mtime_ns}'
@@ -245,6 +249,7 @@ def _cache_key(parts, quota, sizes, resample, equal):
         for path in rows.path: h.update(f'{k} {path} {_stat(path)}'.encode())
     return h.hexdigest()[:24]
 
+# %% ../nbs/01_data.ipynb #424fd620
 def _read_part(rows, n, read, pool, outs, bar):
     "Write the pixels of the first `n` readable files of `rows` to `outs`, one for each size; returns (rows read, rows failed)"
     good,bad,rest = [],[],iter(rows.path)
@@ -270,7 +275,7 @@ def _fill(folder, parts, quota, sizes, resample, equal):
         with atomic(folder/f'{name}.csv') as p: pd.DataFrame(rows, columns=cols).to_csv(p, index=False)
     write_json(folder/'meta.json', dict(sizes=sizes, resample=resample, sums={o.name:_sums(o) for o in folder.iterdir() if o.suffix in ('.bin','.csv')}))
 
-# %% ../nbs/01_data.ipynb #49a0496d
+# %% ../nbs/01_data.ipynb #ddbb0d2f
 def _discard(folder):
     "Take `folder` away; who has it open keeps what is open"
     gone = folder.with_name(f'.{folder.name}-{uuid4().hex}')
@@ -294,6 +299,7 @@ def _build(folder, *args):
         if not (folder/'meta.json').exists(): raise InputError(f"cannot write {str(folder)!r}: {e.strerror or e}; make room or choose another folder") from e
     finally: shutil.rmtree(tmp, ignore_errors=True)
 
+# %% ../nbs/01_data.ipynb #57890031
 def _ordered(store, table):
     "The files of `store` with the columns of `table`, in the order of `table`; the index is the row of pixels"
     at = table.reset_index(names='at').set_index('path')
@@ -375,7 +381,7 @@ def leaking(
     rank = pd.Series(split).map({s:i for i,s in enumerate(SPLITS)})
     return (rank < rank.groupby(np.asarray(groups)).transform('max')).to_numpy()
 
-# %% ../nbs/01_data.ipynb #4db4274b
+# %% ../nbs/01_data.ipynb #068a9946
 @dataclass
 class FaceData:
     "Images that were read, checked, balanced and split"
@@ -386,7 +392,9 @@ class FaceData:
     equal:dict=None # `side` and `quality`, if every picture went through `equalise`
 
     @property
-    def size(self): return self.pixels.shape[1]
+    def size(self):
+        "Side of the square pictures, pixels"
+        return self.pixels.shape[1]
 
     def rows(self,
         split:str, # 'train', 'valid' or 'test'
@@ -400,9 +408,11 @@ class FaceData:
         "0 for real and 1 for fake, in the order of `rows`"
         return self.table.label[self.table.split==split].to_numpy(copy=True)
 
-    def counts(self): return self.table.groupby(['split','label']).size().unstack(fill_value=0).rename(columns={v:k for k,v in LABELS.items()})
+    def counts(self):
+        "Images of each split and class"
+        return self.table.groupby(['split','label']).size().unstack(fill_value=0).rename(columns={v:k for k,v in LABELS.items()})
 
-# %% ../nbs/01_data.ipynb #f291f16d
+# %% ../nbs/01_data.ipynb #2ee0f371
 def _leave_out(files, bad, which, reason):
     "Move the rows `which` of `files` to `bad`"
     return files[~which],pd.concat([bad, pd.DataFrame(dict(path=files.path[which], reason=reason))], ignore_index=True)
@@ -412,6 +422,7 @@ def _even(files):
     keep = files.groupby(['split','label']).cumcount() < files.split.map(files.groupby(['split','label']).size().unstack(fill_value=0).min(axis=1))
     return files[keep]
 
+# %% ../nbs/01_data.ipynb #a19053a9
 def _assign_splits(files, bad, seed):
     "Fill the column `split`, keeping a division that was given"
     given = (files.split!='').to_numpy()
@@ -422,6 +433,7 @@ def _assign_splits(files, bad, seed):
     if free.any(): files.loc[free,'split'] = split_rows(files.label.to_numpy()[free], files.group.to_numpy()[free], seed=seed)
     return files,bad
 
+# %% ../nbs/01_data.ipynb #c11cd178
 def load_data(
     table:pd.DataFrame, # As `make_table` gives it
     size:int=224, # Side of the square, pixels
@@ -463,21 +475,14 @@ class BatchLoader(DataLoader):
     def create_batches(self, samps):
         for idxs in chunked(samps, self.bs, self.drop_last): yield self.cut(list(idxs))
 
-# %% ../nbs/01_data.ipynb #5ca91f34
+# %% ../nbs/01_data.ipynb #5125f4a8
 def unit_range(
     b:tuple, # uint8 [n, 3, size, size] and labels
 )->tuple: # The same with floats in [0, 1]
     "Turn bytes into fractions"
     return b[0].float().div_(255),*b[1:]
 
-def _pick(px, rows):
-    "`px[rows]` as a tensor, from a memory map or from a tensor"
-    return px[torch.as_tensor(rows, device=px.device)] if isinstance(px, torch.Tensor) else torch.from_numpy(px[rows])
-
-def _release(px, most=2**28):
-    "Give back the pages of `px` that were read, if it is a map of more than `most` bytes"
-    if isinstance(px, np.memmap) and px.nbytes>most and hasattr(mmap, 'MADV_DONTNEED'): px._mmap.madvise(mmap.MADV_DONTNEED)
-
+# %% ../nbs/01_data.ipynb #6c1c56fd
 @patch
 def view(self:FaceData,
     row:int, # A row of the table
@@ -489,6 +494,15 @@ def view(self:FaceData,
         px = self.wide[row,i:i+self.size,j:j+self.size]
     return (px if isinstance(px, torch.Tensor) else torch.from_numpy(np.array(px))).permute(2,0,1)
 
+# %% ../nbs/01_data.ipynb #6a2644bc
+def _pick(px, rows):
+    "`px[rows]` as a tensor, from a memory map or from a tensor"
+    return px[torch.as_tensor(rows, device=px.device)] if isinstance(px, torch.Tensor) else torch.from_numpy(px[rows])
+
+def _release(px, most=2**28):
+    "Give back the pages of `px` that were read, if it is a map of more than `most` bytes"
+    if isinstance(px, np.memmap) and px.nbytes>most and hasattr(mmap, 'MADV_DONTNEED'): px._mmap.madvise(mmap.MADV_DONTNEED)
+
 @patch
 def cut(self:FaceData,
     rows:np.ndarray, # Rows of the table
@@ -499,7 +513,7 @@ def cut(self:FaceData,
     for o in (self.pixels,self.wide): _release(o)
     return TensorImage(x.permute(0,3,1,2))
 
-# %% ../nbs/01_data.ipynb #6889a167
+# %% ../nbs/01_data.ipynb #a89111bd
 def has_room(
     nbytes:int, # Of pixels
     device:torch.device, # Where they are to be held
@@ -524,6 +538,7 @@ def on(self:FaceData,
         held[device] = has_room(sum(o.nbytes for o in pixels), device) and replace(self, **dict(zip(('pixels','wide'), [_upload(o, device) for o in pixels])))
     return held[device] or self
 
+# %% ../nbs/01_data.ipynb #6f835676
 @patch
 def loader(self:FaceData,
     split:str, # 'train', 'valid' or 'test'
@@ -538,7 +553,17 @@ def loader(self:FaceData,
     def cut(idxs): return data.cut(rows[idxs], augment),TensorCategory(labels[idxs])
     return BatchLoader(cut, len(rows), bs, shuffle, drop_last, device, unit_range)
 
-# %% ../nbs/01_data.ipynb #4b49341a
+@patch
+def dls(self:FaceData,
+    bs:int=64, # Batch size
+    augment=None, # For the training split only
+    device=None, # Where batches go
+)->DataLoaders:
+    "fastai `DataLoaders` of the training and validation splits"
+    drop = len(self.rows('train'))>=bs   # as fastai does: batch norm learns nothing good from a last batch of one or two
+    return DataLoaders(self.loader('train', bs, True, drop, augment, device), self.loader('valid', bs, device=device), device=device)
+
+# %% ../nbs/01_data.ipynb #2678de25
 @patch
 def show_batch(self:BatchLoader,
     max_n:int=8, # Pictures at most
@@ -549,13 +574,3 @@ def show_batch(self:BatchLoader,
     x,y = self.one_batch()
     names = list(LABELS)
     show_images(x[:max_n].cpu(), nrows=nrows, titles=[names[o] for o in y[:max_n]], **kwargs)
-
-@patch
-def dls(self:FaceData,
-    bs:int=64, # Batch size
-    augment=None, # For the training split only
-    device=None, # Where batches go
-)->DataLoaders:
-    "fastai `DataLoaders` of the training and validation splits"
-    drop = len(self.rows('train'))>=bs   # as fastai does: batch norm learns nothing good from a last batch of one or two
-    return DataLoaders(self.loader('train', bs, True, drop, augment, device), self.loader('valid', bs, device=device), device=device)

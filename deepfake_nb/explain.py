@@ -18,7 +18,7 @@ import torch
 from captum.attr import LayerAttribution,LayerGradCam
 from torch import nn,Tensor
 
-from .core import InputError,atomic,read_json
+from .core import InputError,atomic,read_json,verdict
 from .images import equalise,open_image,reading_side,squish
 from .spectrum import Spectrum
 from .backbones import FaceNet,fake_logit
@@ -129,7 +129,7 @@ def rank_correlation(
     ranks = [pd.DataFrame(o.flatten(1).numpy().T).rank() for o in (a,b)]
     return ranks[0].corrwith(ranks[1]).to_numpy()
 
-# %% ../nbs/08_explain.ipynb #96e68285
+# %% ../nbs/08_explain.ipynb #feae9024
 def spectra(
     pixels:np.ndarray, # uint8 [n, size, size, 3]
 )->np.ndarray: # [n, size//2]
@@ -137,6 +137,7 @@ def spectra(
     size = pixels.shape[1]
     with torch.no_grad(): return Spectrum(size).features(torch.from_numpy(pixels).permute(0,3,1,2).float()/255).numpy()
 
+# %% ../nbs/08_explain.ipynb #36a11ffc
 def read_pixels(
     item, # A path, or the bytes of a file
     config:dict, # Of a model
@@ -146,6 +147,7 @@ def read_pixels(
     img = open_image(item, None if eq else reading_side(size, resample))
     return squish(equalise(img, **eq) if eq else img, size, resample)
 
+# %% ../nbs/08_explain.ipynb #7c4b3fec
 def _training_pixels(paths, config, n):
     "Pixels of the first `n` pictures that can still be read"
     found = []
@@ -217,11 +219,6 @@ def plot_explanation(
     return fig
 
 # %% ../nbs/08_explain.ipynb #8fab813a
-def _word(p, config):
-    "The verdict for a probability"
-    if p>=config['threshold']: return 'fake'
-    return 'real' if p<config.get('real_below', config['threshold']) else 'uncertain'
-
 def _check_paths(image, run, out):
     "Raise an `InputError` for what cannot be explained, before the work begins"
     image,run,out = Path(image),Path(run),Path(out)
@@ -243,11 +240,12 @@ def explain(
     except ValueError as e: raise InputError(f"{str(image)!r}: {e}; name a picture") from e
     with torch.no_grad(): p = float(fake_logit(model(to_input(pixels[None], model))).sigmoid()[0])
     if not math.isfinite(p): raise InputError(f"{str(folder)!r} answers with no number: train it anew")
-    fig = plot_explanation(pixels, model, p, _word(p, config), mean_spectra(folder))
+    word = verdict(p, config['threshold'], config.get('real_below'))
+    fig = plot_explanation(pixels, model, p, word, mean_spectra(folder))
     try:
         with atomic(out) as f: fig.savefig(f, dpi=120, format='png')
     finally: plt.close(fig)
-    return p,_word(p, config)
+    return p,word
 
 # %% ../nbs/08_explain.ipynb #3a85dda9
 def mistakes(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RECIPES', 'augmentation', 'Recipe', 'NLLoss', 'accuracy', 'OnCPU', 'fast_precision', 'autocast', 'BFloat16',
-           'param_groups', 'batch_size', 'face_learner', 'cached_features', 'head_learner', 'seed_everything', 'Run',
+           'param_groups', 'batch_size', 'face_learner', 'cached_features', 'seed_everything', 'head_learner', 'Run',
            'KeepRun', 'Bar', 'stage_plan', 'fit_stage', 'fit_spectrum', 'predict_split', 'finished', 'train_model',
            'load_model']
 
@@ -72,7 +72,7 @@ RECIPES = dict(
     tuned=Recipe(normalize=True, keras_init=False, resample='lanczos', augment=True, zoom=8/7, views=6, lr_cnn=1e-3, lr_head=1e-3, lr_top=1e-3, lr_decay=.8,
         top=.5, wd=.05, clip=1., smoothing=.1, min_steps=14, one_cycle=True, keep_best=True, calibrate=True))
 
-# %% ../nbs/04_learners.ipynb #ef875493
+# %% ../nbs/04_learners.ipynb #1cce8979
 class NLLoss(nn.Module):
     "Negative log-likelihood of labels 0 and 1 under logits [n, 1] or [n, 2]; labels are smoothed when a gradient is wanted"
     def __init__(self,
@@ -81,10 +81,15 @@ class NLLoss(nn.Module):
         super().__init__()
         self.smoothing = smoothing
 
-    def forward(self, logits, y):
+    def forward(self,
+        logits:Tensor, # [n, 1] or [n, 2]
+        y:Tensor, # [n], 0 or 1
+    )->Tensor: # Scalar
+        "The mean over a batch"
         eps = self.smoothing if logits.requires_grad else 0.
         return F.binary_cross_entropy_with_logits(fake_logit(logits), y.float()*(1-eps)+eps/2)
 
+# %% ../nbs/04_learners.ipynb #8ec1cddc
 def accuracy(
     logits:Tensor, # [n, 1] or [n, 2]
     y:Tensor, # [n], 0 or 1
@@ -98,11 +103,16 @@ class OnCPU(nn.Module):
     def __init__(self, tfm:nn.Module):
         super().__init__()
         self.tfm = tfm
-    def forward(self, x): return self.tfm(x.cpu()).to(x.device)
+
+    def forward(self,
+        x:Tensor, # uint8 [3, size, size]
+    )->Tensor: # The same, where `x` was
+        "There and back"
+        return self.tfm(x.cpu()).to(x.device)
 
 augmentation = v2.Compose([v2.RandomHorizontalFlip(), v2.RandomApply([OnCPU(v2.JPEG((70,95)))], p=.1), v2.RandomApply([v2.GaussianBlur(3, (.1,.6))], p=.05)])
 
-# %% ../nbs/04_learners.ipynb #185fa504
+# %% ../nbs/04_learners.ipynb #b2077889
 def fast_precision(
     device:torch.device=None, # fastai's default if not given
 )->str: # 'bf16', 'fp16' or 'float32'
@@ -112,6 +122,7 @@ def fast_precision(
     native = [getattr(torch.cpu, o, bool)() for o in ('_is_avx512_bf16_supported','_is_amx_tile_supported')]
     return 'bf16' if device.type=='cpu' and any(native) else 'float32'
 
+# %% ../nbs/04_learners.ipynb #6dadbd21
 def autocast(
     precision:str, # 'bf16', 'fp16' or 'float32'
     device:torch.device, # Where the model is
@@ -120,17 +131,21 @@ def autocast(
     if precision=='float32': return nullcontext()
     return torch.autocast(torch.device(device).type, dict(bf16=torch.bfloat16, fp16=torch.float16)[precision])
 
+# %% ../nbs/04_learners.ipynb #e6094b69
 class BFloat16(Callback):
     "Forward passes in bfloat16 on any device, while fitting; loss and weights stay float32 (fastai's own `MixedPrecision` is for CUDA)"
     def before_fit(self):
+        "Put the hooks around the model"
         context = []
         def enter(*_): context.append(autocast('bf16', self.dls.device)); context[-1].__enter__()
         def leave(model, inp, out): context.pop().__exit__(None, None, None); return None if out is None else out.float()
         self.hooks = [self.model.register_forward_pre_hook(enter), self.model.register_forward_hook(leave, always_call=True)]
+
     def after_fit(self):
+        "Take them away"
         for h in self.hooks: h.remove()
 
-# %% ../nbs/04_learners.ipynb #2892ac00
+# %% ../nbs/04_learners.ipynb #204393ed
 def param_groups(
     model:nn.Module, # As `create_model` gives it
 )->list[list[nn.Parameter]]: # Only what is to learn
@@ -138,13 +153,7 @@ def param_groups(
     groups = [*stages(model.backbone),list(model.head.parameters())] if isinstance(model, FaceNet) else [list(model.parameters())]
     return [g for g in ([p for p in o if p.requires_grad] for o in groups) if g]
 
-def _learner(dls, model, recipe, precision):
-    "A learner over any batches"
-    cbs = [o() for o in dict(bf16=[BFloat16], fp16=[MixedPrecision]).get(precision, [])]+([GradientClip(recipe.clip)] if recipe.clip else [])
-    model.to(dls.device, memory_format=torch.channels_last)
-    return Learner(dls, model, NLLoss(recipe.smoothing), partial(Adam, decouple_wd=True, sqr_mom=.999, eps=1e-8), splitter=param_groups, metrics=accuracy,
-        wd=recipe.wd, cbs=cbs)
-
+# %% ../nbs/04_learners.ipynb #1a8a0eb2
 def batch_size(
     recipe:Recipe, # Says how many batches an epoch should have
     data:FaceData, # Counts the training pictures
@@ -152,6 +161,14 @@ def batch_size(
 )->int: # Pictures in a batch
     "`bs`, or less where there are few pictures"
     return min(bs, max(16, len(data.rows('train'))//recipe.min_steps))
+
+# %% ../nbs/04_learners.ipynb #7c313c8d
+def _learner(dls, model, recipe, precision):
+    "A learner over any batches"
+    cbs = [o() for o in dict(bf16=[BFloat16], fp16=[MixedPrecision]).get(precision, [])]+([GradientClip(recipe.clip)] if recipe.clip else [])
+    model.to(dls.device, memory_format=torch.channels_last)
+    return Learner(dls, model, NLLoss(recipe.smoothing), partial(Adam, decouple_wd=True, sqr_mom=.999, eps=1e-8), splitter=param_groups, metrics=accuracy,
+        wd=recipe.wd, cbs=cbs)
 
 def face_learner(
     data:FaceData, # Images and labels
@@ -166,7 +183,7 @@ def face_learner(
     dls = data.dls(batch_size(recipe, data, bs), augmentation if recipe.augment else None, device)
     return _learner(dls, model, recipe, precision or fast_precision(device))
 
-# %% ../nbs/04_learners.ipynb #e2a4ddaf
+# %% ../nbs/04_learners.ipynb #6fd98626
 @torch.no_grad()
 def cached_features(
     model:FaceNet, # Its backbone is run in evaluation mode
@@ -178,7 +195,25 @@ def cached_features(
     with autocast(precision, loader.device): out = [(model.features(x).float(),y) for x,y in loader]
     return tuple(torch.cat(o) for o in zip(*out))
 
+# %% ../nbs/04_learners.ipynb #5b4dbda8
+def seed_everything(
+    *parts:int, # What the randomness depends on, such as a seed and an epoch
+):
+    "Seed Python, NumPy and PyTorch from `parts`"
+    s = int(np.random.SeedSequence(parts).generate_state(1)[0])
+    random.seed(s); np.random.seed(s); torch.manual_seed(s)
+
+# %% ../nbs/04_learners.ipynb #3dfd083b
+def _view_features(data, model, recipe, bs, device, precision, seed):
+    "The features of all views of the training split, the first view as it is"
+    views = []
+    for v in range(max(1, recipe.views)):
+        seed_everything(seed, v)
+        views.append(cached_features(model, data.loader('train', bs, augment=augmentation if recipe.augment and v>0 else None, device=device), precision))
+    return [torch.cat(o) for o in zip(*views)]
+
 def _feature_loader(x, y, bs, shuffle, device):
+    "Batches of rows of `x` and `y`"
     return BatchLoader(lambda i: (x[i],TensorCategory(y[i])), len(x), bs, shuffle, shuffle and len(x)>=bs, device)
 
 def head_learner(
@@ -193,24 +228,12 @@ def head_learner(
     "A learner of `model.head` on the features of a frozen backbone"
     device = torch.device(device or default_device())
     model.to(device, memory_format=torch.channels_last)
-    views = []
-    for v in range(max(1, recipe.views)):
-        seed_everything(seed, v)
-        views.append(cached_features(model, data.loader('train', bs, augment=augmentation if recipe.augment and v>0 else None, device=device), precision))
-    x,y = (torch.cat(o) for o in zip(*views))
+    train = _view_features(data, model, recipe, bs, device, precision, seed)
     valid = cached_features(model, data.loader('valid', bs, device=device), precision)
-    dls = DataLoaders(_feature_loader(x, y, bs, True, device), _feature_loader(*valid, bs, False, device), device=device)
+    dls = DataLoaders(_feature_loader(*train, bs, True, device), _feature_loader(*valid, bs, False, device), device=device)
     return _learner(dls, model.head, recipe, 'float32')
 
-# %% ../nbs/04_learners.ipynb #989fcd3e
-def seed_everything(
-    *parts:int, # What the randomness depends on, such as a seed and an epoch
-):
-    "Seed Python, NumPy and PyTorch from `parts`"
-    s = int(np.random.SeedSequence(parts).generate_state(1)[0])
-    random.seed(s); np.random.seed(s); torch.manual_seed(s)
-
-# %% ../nbs/04_learners.ipynb #63b1b065
+# %% ../nbs/04_learners.ipynb #7c5b6bcc
 def _save_tensors(path, tensors, meta=None):
     "Write a dict of tensors, atomically"
     tensors = {k:v.detach().cpu().contiguous() for k,v in tensors.items()}
@@ -226,6 +249,7 @@ def _read_tensors(path):
     except (SafetensorError,OSError,ValueError) as e:
         raise InputError(f"cannot read {str(path)!r}: damaged or not written by this package; remove it and run again ({e})") from e
 
+# %% ../nbs/04_learners.ipynb #d016465d
 def _pack(opt):
     "The state of a fastai optimizer as (tensors, the rest)"
     state = opt.state_dict()['state']
@@ -238,7 +262,7 @@ def _unpack(opt, tensors, rest, device):
         if k.startswith('opt.'): _,i,name = k.split('.', 2); rest[int(i)][name] = v.to(device)
     opt.load_state_dict(dict(state=rest, hypers=opt.hypers))
 
-# %% ../nbs/04_learners.ipynb #f9633519
+# %% ../nbs/04_learners.ipynb #8d3fefed
 class Run:
     "One model in training: what its folder and its checkpoint know"
     def __init__(self,
@@ -251,10 +275,14 @@ class Run:
         self.before,self.start,self.error = 0.,time.perf_counter(),None
 
     @property
-    def file(self): return self.folder/'checkpoint.safetensors'
+    def file(self):
+        "Where the checkpoint is"
+        return self.folder/'checkpoint.safetensors'
 
     @property
-    def seconds(self): return self.before+time.perf_counter()-self.start
+    def seconds(self):
+        "How long the training has taken, earlier sittings included"
+        return self.before+time.perf_counter()-self.start
 
     def done(self,
         stage:str, # 'frozen', 'unfrozen' or 'whole'
@@ -262,30 +290,36 @@ class Run:
         "How many epochs of `stage` are behind us"
         return sum(o['stage']==stage for o in self.history)
 
-    def save(self, opt):
-        "Write the checkpoint"
-        tensors,rest = _pack(opt)
-        tensors |= {f'model.{k}':v for k,v in self.model.state_dict().items()}
-        tensors |= {f'best.{k}':v for k,v in (self.best or {}).items()}
-        _save_tensors(self.file, tensors, dict(history=self.history, seconds=self.seconds, best_loss=self.best_loss if self.best else None, opt=rest))
+# %% ../nbs/04_learners.ipynb #b2bd0848
+@patch
+def save(self:Run,
+    opt, # fastai's optimizer
+):
+    "Write the checkpoint"
+    tensors,rest = _pack(opt)
+    tensors |= {f'model.{k}':v for k,v in self.model.state_dict().items()}
+    tensors |= {f'best.{k}':v for k,v in (self.best or {}).items()}
+    _save_tensors(self.file, tensors, dict(history=self.history, seconds=self.seconds, best_loss=self.best_loss if self.best else None, opt=rest))
 
-    def load(self):
-        "Continue from the checkpoint, if there is one"
-        if not self.file.exists(): return
-        tensors,meta = _read_tensors(self.file)
-        part = lambda p: {k.removeprefix(p):v for k,v in tensors.items() if k.startswith(p)}
-        self.model.load_state_dict(part('model.'))
-        self.history,self.before,self.best = meta['history'],meta['seconds'],part('best.') or None
-        if self.best: self.best_loss = meta['best_loss']
-        self.resumed = tensors,meta['opt']
+@patch
+def load(self:Run):
+    "Continue from the checkpoint, if there is one"
+    if not self.file.exists(): return
+    tensors,meta = _read_tensors(self.file)
+    part = lambda p: {k.removeprefix(p):v for k,v in tensors.items() if k.startswith(p)}
+    self.model.load_state_dict(part('model.'))
+    self.history,self.before,self.best = meta['history'],meta['seconds'],part('best.') or None
+    if self.best: self.best_loss = meta['best_loss']
+    self.resumed = tensors,meta['opt']
 
-# %% ../nbs/04_learners.ipynb #894723f8
+# %% ../nbs/04_learners.ipynb #9570831e
 class KeepRun(Callback):
     "Seed every epoch; after it, note the losses, keep the best weights, write the history and a checkpoint"
     order = 65
     def __init__(self, run:Run, stage:str, keep_best:bool): self.run_,self.stage,self.keep_best = run,stage,keep_best
 
     def before_epoch(self):
+        "Draw the epoch's chance from the seed, the stage and its number"
         config = self.run_.config
         parts = config['seed'],['whole','frozen','unfrozen'].index(self.stage),self.epoch
         seed_everything(*parts)
@@ -293,28 +327,38 @@ class KeepRun(Callback):
         self.start,self.skipped,self.losses = time.perf_counter(),self.epoch < self.run_.done(self.stage),[]
 
     def after_batch(self):
+        "Note the loss of a training batch"
         if self.training: self.losses.append((self.loss.detach(), len(self.y)))
 
-    def after_epoch(self):
-        if self.skipped: return
-        loss,n = map(torch.tensor, zip(*self.losses))
-        try: self.keep(float((loss*n).sum()/n.sum()), *map(float, self.recorder.values[-1][1:]))
-        except InputError as e:
-            self.run_.error = e
-            raise CancelFitException from None
+# %% ../nbs/04_learners.ipynb #b120b50e
+@patch
+def after_epoch(self:KeepRun):
+    "Write the epoch down, unless it was done before"
+    if self.skipped: return
+    loss,n = map(torch.tensor, zip(*self.losses))
+    try: self.keep(float((loss*n).sum()/n.sum()), *map(float, self.recorder.values[-1][1:]))
+    except InputError as e:
+        self.run_.error = e
+        raise CancelFitException from None
 
-    def keep(self, train, valid, acc):
-        "Note an epoch and write it down"
-        run = self.run_
-        name = f"{run.config['model']}: {self.stage} epoch {self.epoch+1}/{self.n_epoch}"
-        if not np.isfinite(train+valid): raise InputError(f"{name}: the loss is not finite: use a larger --batch-size or the other --recipe")
-        run.history.append(dict(stage=self.stage, epoch=self.epoch+1, train_loss=train, valid_loss=valid, valid_accuracy=acc, seconds=time.perf_counter()-self.start))
-        if self.keep_best and valid<run.best_loss:
-            run.best_loss,run.best = valid,{k:v.detach().cpu().clone() for k,v in run.model.state_dict().items()}
-        run.save(self.opt)
-        with atomic(run.folder/'history.csv') as p: pd.DataFrame(run.history).to_csv(p, index=False)
-        print(f"{name}: training loss {train:.4f}, validation loss {valid:.4f}, {run.history[-1]['seconds']:.1f} s", file=sys.stderr)
+@patch
+def keep(self:KeepRun,
+    train:float, # Mean training loss of the epoch
+    valid:float, # Validation loss
+    acc:float, # Validation accuracy
+):
+    "Note the losses, and the weights if they are the best so far"
+    run = self.run_
+    name = f"{run.config['model']}: {self.stage} epoch {self.epoch+1}/{self.n_epoch}"
+    if not np.isfinite(train+valid): raise InputError(f"{name}: the loss is not finite: use a larger --batch-size or the other --recipe")
+    run.history.append(dict(stage=self.stage, epoch=self.epoch+1, train_loss=train, valid_loss=valid, valid_accuracy=acc, seconds=time.perf_counter()-self.start))
+    if self.keep_best and valid<run.best_loss:
+        run.best_loss,run.best = valid,{k:v.detach().cpu().clone() for k,v in run.model.state_dict().items()}
+    run.save(self.opt)
+    with atomic(run.folder/'history.csv') as p: pd.DataFrame(run.history).to_csv(p, index=False)
+    print(f"{name}: training loss {train:.4f}, validation loss {valid:.4f}, {run.history[-1]['seconds']:.1f} s", file=sys.stderr)
 
+# %% ../nbs/04_learners.ipynb #55e02ed4
 class Bar(Callback):
     "A progress bar over the batches of an epoch, where a person is watching"
     def __init__(self, desc:str): self.desc = desc
@@ -322,7 +366,7 @@ class Bar(Callback):
     def after_batch(self): self.batches.update()
     def after_epoch(self): self.batches.close()
 
-# %% ../nbs/04_learners.ipynb #462e5baa
+# %% ../nbs/04_learners.ipynb #b364c2c6
 def stage_plan(
     model:nn.Module, # As `create_model` gives it
     frozen_epochs:int=7, # For backbones
@@ -334,6 +378,7 @@ def stage_plan(
     if min(frozen_epochs, epochs)<0 or not sum(plan.values()): raise InputError(f"{frozen_epochs} frozen and {epochs} other epochs: ask for at least one, and none below 0")
     return {k:v for k,v in plan.items() if v}
 
+# %% ../nbs/04_learners.ipynb #3b8295fa
 def _stage_learner(run, data, stage, device):
     "The learner of a stage and the rates of its parameter groups"
     c,recipe,model = run.config,Recipe(**run.config['recipe']),run.model
@@ -345,6 +390,7 @@ def _stage_learner(run, data, stage, device):
     n = len(param_groups(model))
     return _learner(dls, model, recipe, c['precision']),[recipe.lr_cnn] if stage=='whole' else [recipe.lr_top*recipe.lr_decay**(n-1-i) for i in range(n)]
 
+# %% ../nbs/04_learners.ipynb #3ef9df15
 def fit_stage(
     run:Run, # Holds the model and what is behind it
     data:FaceData, # Images and labels
@@ -381,7 +427,7 @@ def fit_spectrum(
     with atomic(run.folder/'history.csv') as p: pd.DataFrame(run.history).to_csv(p, index=False)
     print(f"{run.config['model']}: training loss {train:.4f}, validation loss {valid:.4f}, {run.history[0]['seconds']:.1f} s", file=sys.stderr)
 
-# %% ../nbs/04_learners.ipynb #b224c37a
+# %% ../nbs/04_learners.ipynb #cf33751f
 @torch.no_grad()
 def predict_split(
     model:nn.Module, # As `create_model` gives it
@@ -400,13 +446,7 @@ def _predictions(model, data, bs, device):
     rows = [data.table[data.table.split==s].assign(prob_fake=predict_split(model, data, s, bs, device)) for s in ('valid','test') if (data.table.split==s).any()]
     return pd.concat(rows)[['path','label','split','prob_fake']]
 
-# %% ../nbs/04_learners.ipynb #a89c94c1
-def finished(
-    folder:str|Path, # A model's folder
-)->bool:
-    "Is the training in `folder` complete?"
-    return (Path(folder)/'predictions.csv').exists()
-
+# %% ../nbs/04_learners.ipynb #f487adf8
 def _fold(model, temperature):
     "Divide the logits of `model` by `temperature`, in its last linear layer"
     last = [m for m in model.modules() if isinstance(m, nn.Linear)][-1]
@@ -422,24 +462,46 @@ def _calibrate(run, data, device):
     _fold(run.model, t)
     run.config['temperature'] = t
 
+# %% ../nbs/04_learners.ipynb #64e64669
 def _thresholds(preds, false_alarm_rate=.05):
     "Where the answers change, by the validation rows of `preds`"
     v = preds[preds.split=='valid']
     return dict(zip(('real_below','threshold'), choose_thresholds(v.label, v.prob_fake, false_alarm_rate)), false_alarm_rate=false_alarm_rate)
 
+# %% ../nbs/04_learners.ipynb #279eb4a4
+def _pace(run, data):
+    "How long it took, and how many pictures went by in a second of the last stage"
+    h = pd.DataFrame(run.history)
+    epoch = h.seconds[h.stage==h.stage.iloc[-1]].median()
+    seen = len(data.rows('train'))+len(data.rows('valid'))
+    return dict(seconds=round(run.seconds, 2), seconds_per_epoch=round(epoch, 3), images_per_second=round(seen/epoch, 2))
+
 def _finish(run, data, device):
     "Calibrate, write what stays and remove the checkpoint"
     if run.best: run.model.load_state_dict(run.best)
     _calibrate(run, data, device)
-    h = pd.DataFrame(run.history)
-    epoch = h.seconds[h.stage==h.stage.iloc[-1]].median()
-    seen = len(data.rows('train'))+len(data.rows('valid'))
     preds = _predictions(run.model, data, run.config['batch_size'], device)
-    run.config |= dict(seconds=round(run.seconds, 2), seconds_per_epoch=round(epoch, 3), images_per_second=round(seen/epoch, 2), **_thresholds(preds))
+    run.config |= {**_pace(run, data),**_thresholds(preds)}
     write_json(run.folder/'config.json', run.config)
     _save_tensors(run.folder/'model.safetensors', run.model.state_dict())
     with atomic(run.folder/'predictions.csv') as p: preds.to_csv(p, index=False)
     run.file.unlink(missing_ok=True)
+
+def finished(
+    folder:str|Path, # A model's folder
+)->bool:
+    "Is the training in `folder` complete?"
+    return (Path(folder)/'predictions.csv').exists()
+
+# %% ../nbs/04_learners.ipynb #3704816b
+def _new_run(name, data, folder, recipe, plan, bs, weights, seed, device):
+    "A model that has learnt nothing, and what config.json will say of it; `plan` as for `stage_plan`"
+    rec = RECIPES[recipe]
+    seed_everything(seed)
+    model = create_model(name, data.size, weights, rec.normalize)
+    if rec.keras_init and isinstance(model, FaceNet): keras_init(model.head)
+    return Run(folder, model, dict(model=name, size=data.size, weights=model.weights_name, recipe_name=recipe, recipe=asdict(rec), plan=stage_plan(model, *plan),
+        batch_size=bs, seed=seed, precision=fast_precision(device), device=device.type, params=count_params(model)[0], equalise=data.equal, version=deepfake_nb.__version__))
 
 def train_model(
     name:str, # One of `MODELS`, or a name of timm's
@@ -454,18 +516,13 @@ def train_model(
     device:torch.device=None, # fastai's default if not given
 )->dict: # The run's config
     "Train one model into `folder`, or go on where its checkpoint stopped, or do nothing if it is finished"
-    folder,device,rec = Path(folder),torch.device(device or default_device()),RECIPES[recipe]
+    folder,device = Path(folder),torch.device(device or default_device())
     if finished(folder):
         (folder/'checkpoint.safetensors').unlink(missing_ok=True)     # killed at the very last line
         return read_json(folder/'config.json')
-    seed_everything(seed)
-    model = create_model(name, data.size, weights, rec.normalize)
-    if rec.keras_init and isinstance(model, FaceNet): keras_init(model.head)
-    plan = stage_plan(model, frozen_epochs, epochs)
-    run = Run(folder, model, dict(model=name, size=data.size, weights=model.weights_name, recipe_name=recipe, recipe=asdict(rec), plan=plan, batch_size=bs,
-        seed=seed, precision=fast_precision(device), device=device.type, params=count_params(model)[0], equalise=data.equal, version=deepfake_nb.__version__))
+    run = _new_run(name, data, folder, recipe, (frozen_epochs,epochs), bs, weights, seed, device)
     run.load()
-    for stage,n in plan.items():
+    for stage,n in run.config['plan'].items():
         if stage=='fit': fit_spectrum(run, data, device)
         elif run.done(stage)<n: fit_stage(run, data, stage, n, device)
     _finish(run, data, device)

@@ -46,15 +46,21 @@ class Spectrum(nn.Module):
         for k,v in fixed.items(): self.register_buffer(k, v, persistent=False)
         self.head = nn.Sequential(nn.BatchNorm1d(size//2, affine=False), nn.Linear(size//2, 1))
 
-    def features(self, x):
-        "Log power in each ring [n, size//2]"
+    def features(self,
+        x:torch.Tensor, # [n, 3, size, size] in [0, 1]
+    )->torch.Tensor: # [n, size//2]
+        "Log power in each ring"
         g = (x*self.gray).sum(1)
         g,half = g-g.mean((1,2), keepdim=True),g.shape[-1]//2+1
         a,b = g@self.cos[:,:half],g@self.sin[:,:half]
         re,im = self.cos@a-self.sin@b,self.cos@b+self.sin@a
         return torch.log((re.square()+im.square()).flatten(1)@self.rings + 1e-8)
 
-    def forward(self, x): return self.head(self.features(x))
+    def forward(self,
+        x:torch.Tensor, # [n, 3, size, size] in [0, 1]
+    )->torch.Tensor: # Logits [n, 1]
+        "What the head makes of the rings"
+        return self.head(self.features(x))
 
 # %% ../nbs/02_spectrum.ipynb #8ad46432
 def fit_head(

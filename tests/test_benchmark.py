@@ -157,6 +157,12 @@ def test_the_command_prints_one_document(cli, monkeypatch, tmp_path):
     code,out,_ = cli('benchmark')
     assert code==0 and '| a' in out
 
+def test_what_is_measured_is_kept(monkeypatch, tmp_path):
+    monkeypatch.setattr(bm, 'reading_rows', lambda *a: [bm.row('a', 1., 4., 's', 3.)])
+    monkeypatch.setattr(bm, 'frozen_rows', lambda *a: 1/0)
+    with pytest.raises(ZeroDivisionError): bm.benchmark(replace(bm.QUICK, n=20, counts=(20,)), out=tmp_path/'b.json')
+    assert [o['name'] for o in json.loads((tmp_path/'b.json').read_text())['rows']] == ['a']
+
 def test_one_class_alone_is_refused(files):
     with pytest.raises(InputError, match='both'): bm.link_files([files/'train'/'real'], [], files.parent/'no', 10)
 
