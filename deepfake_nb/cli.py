@@ -195,7 +195,7 @@ def sample(
 def benchmark(
     real:Annotated[Optional[list[str]], typer.Option(metavar='PATH', help='Photographs to measure on; without any, files are made')]=None,
     fake:Annotated[Optional[list[str]], typer.Option(metavar='PATH', help='Fakes, likewise')]=None,
-    quick:Annotated[bool, typer.Option('--quick', help='A minute instead of ten; says little')]=False,
+    quick:Annotated[bool, typer.Option('--quick', help='A minute instead of twenty; says little')]=False,
     out:Annotated[Optional[str], typer.Option(metavar='FILE', help='Also write the result as JSON, part by part, and its plots beside it as PNG')]=None,
     as_json:Annotated[bool, typer.Option('--json', help='One JSON document on stdout')]=False,
 ):

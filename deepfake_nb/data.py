@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LABELS', 'SPLITS', 'COLUMNS', 'BLOCK', 'from_folder', 'is_celeba', 'from_celeba', 'from_csv', 'from_splits',
            'load_source', 'make_table', 'quotas', 'shuffled', 'read_file', 'PixelCache', 'pixel_cache', 'near_pairs',
-           'join_groups', 'split_rows', 'leaking', 'FaceData', 'load_data', 'BatchLoader', 'unit_range', 'has_room']
+           'join_groups', 'split_rows', 'leaking', 'FaceData', 'load_data', 'BatchLoader', 'UnitRange', 'has_room']
 
 # %% ../nbs/01_data.ipynb #c91e32df
 import hashlib,mmap,os,shutil,time,zlib
@@ -16,6 +16,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from uuid import uuid4
+from weakref import ref
 
 import imagehash
 import numpy as np
@@ -475,12 +476,23 @@ class BatchLoader(DataLoader):
     def create_batches(self, samps):
         for idxs in chunked(samps, self.bs, self.drop_last): yield self.cut(list(idxs))
 
-# %% ../nbs/01_data.ipynb #5125f4a8
-def unit_range(
-    b:tuple, # uint8 [n, 3, size, size] and labels
-)->tuple: # The same with floats in [0, 1]
-    "Turn bytes into fractions"
-    return b[0].float().div_(255),*b[1:]
+# %% ../nbs/01_data.ipynb #f51f1b95
+class UnitRange:
+    "Turn bytes into fractions; on a CPU in memory that is used again and again"
+    def __init__(self): self.rooms = []      # memory, and a weak reference to the part of it that a batch lives in
+
+    def __call__(self,
+        b:tuple, # uint8 [n, 3, size, size], channels last, and labels
+    )->tuple: # The same with floats in [0, 1]
+        "Divide by 255"
+        x,n = b[0],b[0].numel()
+        if x.device.type!='cpu': return x.float().div_(255),*b[1:]
+        free = [room for room,held in self.rooms if held() is None and room.size>=n]
+        room = free[0] if free else np.empty(n, np.float32)
+        part = room[:n]
+        self.rooms = [(room,ref(part)),*[o for o in self.rooms if o[0] is not room][:2]]
+        y = torch.from_numpy(part).view(x.permute(0,2,3,1).shape).permute(0,3,1,2)
+        return TensorImage(y.copy_(x).div_(255)),*b[1:]
 
 # %% ../nbs/01_data.ipynb #6c1c56fd
 @patch
@@ -551,7 +563,7 @@ def loader(self:FaceData,
     "Batches of one split"
     data,rows,labels = self.on(device),self.rows(split),torch.as_tensor(self.labels(split))
     def cut(idxs): return data.cut(rows[idxs], augment),TensorCategory(labels[idxs])
-    return BatchLoader(cut, len(rows), bs, shuffle, drop_last, device, unit_range)
+    return BatchLoader(cut, len(rows), bs, shuffle, drop_last, device, UnitRange())
 
 @patch
 def dls(self:FaceData,
