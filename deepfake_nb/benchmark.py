@@ -458,18 +458,22 @@ def cold_rows(
     return [turns_row(name, lambda: _run(_ours_cold, folder/'cold.onnx', image), lambda: _run(_peer_cold, folder/'cold.safetensors', image, arch, config['size']), 8, rounds)]
 
 # %% ../nbs/11_benchmark.ipynb #90dcf9d9
-_growth = '''import json,resource,sys,time
+_growth = '''import json,sys,time
 from pathlib import Path
+import numpy as np
 from deepfake_nb.benchmark import drain,peak_memory
 from deepfake_nb.data import load_data,make_table
 from deepfake_nb.learners import augmentation
-files,size,cache = sys.argv[1],int(sys.argv[2]),Path(sys.argv[3])
-before,t0 = peak_memory(),time.perf_counter()
-data = load_data(make_table(data=files), size, zoom=8/7, cache=cache)
-t1 = time.perf_counter()
-n = drain(data.loader('train', 64, True, augment=augmentation))+drain(data.loader('valid', 64))
-t2 = time.perf_counter()
-print(json.dumps(dict(n=len(data.table), size=size, read=t1-t0, epoch=t2-t1, before=before, peak=peak_memory())))'''
+files,size,cache,rounds = sys.argv[1],int(sys.argv[2]),Path(sys.argv[3]),int(sys.argv[4])
+def once(i):
+    t0 = time.perf_counter()
+    data = load_data(make_table(data=files), size, zoom=8/7, cache=cache/str(i))
+    t1 = time.perf_counter()
+    n = drain(data.loader('train', 64, True, augment=augmentation))+drain(data.loader('valid', 64))
+    return n,t1-t0,time.perf_counter()-t1,peak_memory()
+before,turns = peak_memory(),[once(i) for i in range(rounds)]
+n,read,epoch,_ = np.median(turns, 0).tolist()
+print(json.dumps(dict(n=int(n), size=size, read=read, epoch=epoch, before=before, peak=turns[0][-1])))'''
 
 def peak_memory()->float: # MiB
     "The largest resident set of this process so far (on Linux from `/proc`: `ru_maxrss` begins with the parent's)"
@@ -481,9 +485,10 @@ def growth_point(
     folder:Path, # Files are made here and removed
     n:int, # Images
     size:int, # Pixels
-)->dict: # n, size, read and epoch in s, before and peak in MiB
+    rounds:int=3, # Times, each with an empty cache; the median is taken
+)->dict: # n, size, read and epoch in s, before and peak (of the first time) in MiB
     "Read `n` images of `size` pixels and cut an epoch of batches, in a new process"
-    with TemporaryDirectory(dir=folder) as d: return json.loads(_run(_growth, make_files(Path(d)/'files', n), size, Path(d)/'cache'))
+    with TemporaryDirectory(dir=folder) as d: return json.loads(_run(_growth, make_files(Path(d)/'files', n), size, Path(d)/'cache', rounds))
 
 # %% ../nbs/11_benchmark.ipynb #8105f1cb
 def r2(
@@ -499,7 +504,7 @@ def growth_points(
     folder:Path, # For files
 )->list[dict]: # As `growth_point`
     "Time and memory for every size and number of images"
-    return [growth_point(folder, n, s) for s in amount.sizes for n in amount.counts]
+    return [growth_point(folder, n, s, amount.rounds) for s in amount.sizes for n in amount.counts]
 
 def growth_rows(
     points:list, # As `growth_points` gives them
@@ -573,7 +578,7 @@ def benchmark(
         measure('speeds', 'speeds', lambda: speeds(amount))
         measure('growth', 'points', lambda: growth_points(amount, d))
         res['rows'] += growth_rows(res['points'])
-        if amount.big: measure('memory', 'points', lambda: [growth_point(d, amount.big, 224)])
+        if amount.big: measure('memory', 'points', lambda: [growth_point(d, amount.big, 224, 1)])
         res['rows'].append(memory_row(res['points'][-1]))
     return res
 
