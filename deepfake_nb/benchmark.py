@@ -594,9 +594,9 @@ def plot_benchmark(
         axs[0].plot(p.n, p['read']+p.epoch, 'o-', label=f'{s} px')
         axs[2].plot(p.n, p.peak/1024, 'o-', label=f'{s} px')
     sp.pivot(index='model', columns='precision', values='images_per_second')[list(dict.fromkeys(sp.precision))].plot.barh(ax=axs[1])
-    axs[0].set(title='reading and one epoch of batches', xlabel='images', ylabel='seconds', ylim=(0,None)); axs[0].legend()
+    axs[0].set(title='reading and one epoch of batches', xlabel='images', ylabel='seconds', xscale='log', yscale='log'); axs[0].legend()
     axs[1].set(title='forward pass', xlabel='images/s', ylabel=''); axs[1].legend(fontsize=8)
-    axs[2].set(title='peak memory, libraries included', xlabel='images', ylabel='GiB', ylim=(0,None)); axs[2].legend()
+    axs[2].set(title='peak memory, libraries included', xlabel='images', ylabel='GiB', xscale='log', ylim=(0,None)); axs[2].legend()
     return fig
 
 # %% ../nbs/11_benchmark.ipynb #f4656eac
@@ -613,8 +613,9 @@ def save(
 def benchmark_table(
     res:dict, # As `benchmark` gives it
 )->str: # Markdown
-    "The rows as a table for people"
+    "The rows as a table for people, and below it what must be known of them"
     df = pd.DataFrame(res['rows'])
     df['met'] = df.met.map({True:'yes', False:'NO'}).fillna('not measured' if df.ours.isna().any() else '')
     df.loc[df.goal.isna(),'met'] = ''
-    return df[['name','ours','peer','unit','ratio','goal','met','note']].fillna('').to_markdown(index=False, floatfmt='.3g')
+    notes = [f"- {r['name']}: {r['note']}" for r in res['rows'] if r['note']]
+    return df[['name','ours','peer','unit','ratio','goal','met']].fillna('').to_markdown(index=False, floatfmt='.3g')+'\n\n'+'\n'.join(notes)

@@ -54,6 +54,10 @@ def broken(site, pages):
 
 def test_no_link_is_broken(site, pages): assert not (bad := sorted(set(broken(site, pages)))), '\n'.join(bad)
 
+def test_no_link_is_left_as_markdown(site, pages):
+    "A symbol in backticks inside a link is made into a link of its own, which breaks the one around it"
+    assert not [o for o in pages if re.search(r'\]\([\w/]+\.ipynb', (site/o).read_text(encoding='utf-8'))]
+
 def test_sidebar_is_in_reading_order(pages):
     order = [page_of(o, pages) for o in ['index.ipynb', *(o for o in NAMES if re.match(r'\d', o) and 'cli' not in o), *(o for o in NAMES if '/' in o), '12_cli.ipynb']]
     shown = [o.removeprefix('./') or 'index.html' for o in pages[page_of('02_cnns.ipynb', pages)].sidebar]
