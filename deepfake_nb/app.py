@@ -20,7 +20,7 @@ from .faces import cached_sample
 from .spectrum import Spectrum
 from .comparison import best_model
 from .explain import gradcam,mean_spectra,plot_spectrum,show_map,to_input
-from .detector import Answer,Detector,is_video,plot_timeline
+from .detector import Answer,Detector,plot_timeline
 
 # %% ../nbs/10_app.ipynb #a574de4a
 def _data_words(folder):

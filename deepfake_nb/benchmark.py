@@ -41,7 +41,7 @@ from .faces import draw_portrait
 from .data import LABELS,FaceData,load_data,make_table
 from .backbones import create_model,prob_fake,timm_name
 from .detector import Detector,export
-from .learners import RECIPES,autocast,cached_features,face_learner,fast_precision,head_learner,load_model,seed_everything,train_model
+from .learners import RECIPES,autocast,cached_features,face_learner,fast_precision,head_learner,seed_everything,train_model
 
 # %% ../nbs/11_benchmark.ipynb #b1649c89
 def row(
@@ -565,6 +565,7 @@ def benchmark(
     out:str|Path=None, # A .json that is written after every part
 )->dict: # machine, rows, speeds, points
     "Measure everything"
+    if out and Path(out).suffix!='.json': raise InputError(f"{str(out)!r} must end in .json: the plots go beside it as .png")
     amount,res = amount or Amount(),dict(machine=machine(), rows=[], speeds=[], points=[])
     def measure(what, key, f):
         say(f'measuring: {what}')

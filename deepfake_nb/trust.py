@@ -17,7 +17,6 @@ from tempfile import TemporaryDirectory
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from fastcore.basics import patch
 from PIL import Image,ImageEnhance,ImageFilter,JpegImagePlugin
 from scipy.stats import norm
 from sklearn.ensemble import ExtraTreesClassifier
@@ -27,7 +26,7 @@ from tqdm import tqdm
 
 from .core import InputError
 from .images import equalise,open_image,squish
-from .data import FaceData,load_data,shuffled,split_rows
+from .data import load_data,shuffled,split_rows
 from .learners import load_model,predict_split,train_model
 from .metrics import check_scores
 

@@ -163,6 +163,10 @@ def test_what_is_measured_is_kept(monkeypatch, tmp_path):
     with pytest.raises(ZeroDivisionError): bm.benchmark(replace(bm.QUICK, n=20, counts=(20,)), out=tmp_path/'b.json')
     assert [o['name'] for o in json.loads((tmp_path/'b.json').read_text())['rows']] == ['a']
 
+def test_a_result_that_would_be_its_own_picture_is_refused(cli, tmp_path):
+    code,out,err = cli('benchmark', '--quick', '--out', tmp_path/'b.png')
+    assert code==2 and out=='' and 'must end in .json' in err and not list(tmp_path.iterdir())
+
 def test_one_class_alone_is_refused(files):
     with pytest.raises(InputError, match='both'): bm.link_files([files/'train'/'real'], [], files.parent/'no', 10)
 
