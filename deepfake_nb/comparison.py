@@ -351,9 +351,9 @@ Code: Apache-2.0. The images, and ImageNet weights where used, remain under the 
 """
 
 # %% ../nbs/06_comparison.ipynb #5dfb8c7f
-def _read_or(path, default):
-    "The JSON in a file that may be missing"
-    return read_json(path) if path.exists() else default
+def _audit_of(out):
+    "What the shortcut audit of a run found, if there was one"
+    return read_json(out/'audit.json') if (out/'audit.json').exists() else None
 
 def _sources(table):
     "Where the pictures come from, and how many"
@@ -378,7 +378,7 @@ def write_card(
     c,m,run,table = *(read_json(o) for o in (folder/'config.json',folder/'metrics.json',folder.parent/'config.json')),pd.read_csv(folder.parent/'table.csv')
     what = 'A logistic regression on the azimuthal power spectrum, a baseline.' if c['model']==BASELINE else f"A network of {c['params']:,} parameters."
     text = Environment().from_string(_card).render(c={'real_below':c['threshold'], 'temperature':1., 'false_alarm_rate':.05, **c}, m=m, run=run, what=what,
-        audit=_read_or(folder.parent/'audit.json', None), counts=_counts(table).to_markdown(), scores=_score_table(m).to_markdown(), sources=_sources(table))
+        audit=_audit_of(folder.parent), counts=_counts(table).to_markdown(), scores=_score_table(m).to_markdown(), sources=_sources(table))
     with atomic(folder/'model_card.md') as p: p.write_text(text, encoding='utf-8')
     return text
 
@@ -446,7 +446,7 @@ def findings(
     out,gap = Path(out),cache(partial(model_gap, out))
     df,c = comparison_table(out),read_json(out/'config.json')
     return dict(df=df, c=c, how=_how(c), lead=lead(df, gap), note=weights_note(df), beats=check_baseline(df, gap).to_dict('records'), claims=check_claims(df, gap).to_dict('records'),
-        audit=_read_or(out/'audit.json', None), best=networks(df)[0], n=len(networks(df)), rows=_shown_rows(df))
+        audit=_audit_of(out), best=networks(df)[0], n=len(networks(df)), rows=_shown_rows(df))
 
 # %% ../nbs/06_comparison.ipynb #cbbfe12f
 def _markdown(f):
@@ -503,7 +503,7 @@ def _write_data(data, out):
 # %% ../nbs/06_comparison.ipynb #653b9e4d
 def _write_audit(out, audit, table):
     "Write and return what the audit found; on resuming, what it found before"
-    if (out/'audit.json').exists(): return read_json(out/'audit.json')
+    if before := _audit_of(out): return before
     found = audit(table) if callable(audit) else audit
     if found: write_json(out/'audit.json', found)
     return found
