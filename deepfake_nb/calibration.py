@@ -46,5 +46,5 @@ def choose_thresholds(
     y,p = _two_classes(y, prob_fake, 'probability')
     real,fake = -_allowed(-p[y==0], false_alarm_rate),_allowed(p[y==1], false_alarm_rate)
     if real<fake: return (.5 if real<.5<=fake else float(real+fake)/2,)*2
-    threshold = np.nextafter(1, 2) if real>=1 else (real+p[p>real].min(initial=1))/2
-    return float(fake+p[p<fake].max(initial=0))/2,float(threshold)
+    above,below = p[p>real].min(initial=1),p[p<fake].max(initial=0)
+    return float(fake+below)/2,float(max((real+above)/2, np.nextafter(real, 2)))       # above `real`, though no number lies between
