@@ -12,41 +12,47 @@ from typing import Annotated,Optional
 
 import typer
 
+from .core import InputError,harmless
+
 # %% ../nbs/12_cli.ipynb #f097d43d
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
     help='Tell photographs of faces from faces made by a GAN.')
 
-def _say(line): print(f'deepfake-nb: {line}', file=sys.stderr)
+def _say(line): print(f'deepfake-nb: {harmless(line)}', file=sys.stderr)
 
 def _wrong(e):
     "Is `e` the user's to mend?"
-    return type(e).__name__=='InputError' or isinstance(e, OSError) and e.errno in (13,28,30)     # not permitted, disk full, read-only
+    return isinstance(e, InputError) or isinstance(e, OSError) and e.errno in (13,28,30)     # not permitted, disk full, read-only
+
+def _interrupted():
+    "Say how to go on after Ctrl-C"
+    _say("interrupted; a comparison goes on with --resume, and so does predict --csv with the same options")
+    return 1
 
 def main():
     "Run the command line; the entry point of `deepfake-nb`"
     warnings.simplefilter('ignore', FutureWarning)      # meant for programmers
     warnings.showwarning = lambda message,*_: _say(f'warning: {message}')
-    try: sys.exit(app(sys.argv[1:] or ['--help'], standalone_mode=False) or 0)
-    except KeyboardInterrupt: code = _say("interrupted; a comparison goes on with --resume") or 1
+    for o in (sys.stdout,sys.stderr):      # a name that the terminal cannot show is written out
+        if hasattr(o, 'reconfigure'): o.reconfigure(errors='backslashreplace')
+    try:
+        code = app(sys.argv[1:] or ['--help'], standalone_mode=False) or 0
+        if code==130: code = _interrupted()     # Typer's word for Ctrl-C
+    except KeyboardInterrupt: code = _interrupted()
     except Exception as e:
-        if hasattr(e, 'format_message'): code = _say(' '.join(e.format_message().split())) or 2       # an option that does not exist, or has no number
+        if type(e).__name__=='Abort': code = _interrupted()
+        elif hasattr(e, 'format_message'): code = _say(' '.join(e.format_message().split())) or 2       # an option that does not exist, or has no number
         elif _wrong(e): code = _say(str(e)) or 2
         else: raise
     sys.exit(code)
 
 # %% ../nbs/12_cli.ipynb #fcd39c28
-def _described(real, fake, data):
-    "The data in words"
-    if data: return f'Images from {data}, in the division that it came with.'
-    return f"Real images from {', '.join(real)}; fakes from {', '.join(fake)}."
-
 def _common(table):
     from deepfake_nb.trust import common_side
     return common_side(table)
 
 def _audited(table, equal):
     "The shortcut audit, or a line that says why there is none"
-    from deepfake_nb.core import InputError
     from deepfake_nb.trust import audit
     try: res = audit(table, equal=equal)
     except InputError as e: return _say(f'no shortcut audit: {e}')
@@ -79,9 +85,11 @@ def compare(
     from deepfake_nb import comparison as cmp
     from deepfake_nb.data import make_table
     sample = not (real or fake or data)
-    settings = cmp.fill_settings(sample, models=list(cmp.MODELS) if models=='all' else [o.strip() for o in models.split(',') if o.strip()], recipe=recipe, size=size,
-        batch_size=batch_size, frozen_epochs=frozen_epochs, epochs=epochs, n_per_class=n_per_class, weights=weights, **(cmp.read_seeds(seeds) if seeds else dict(seed=seed)), data=None if sample else _described(real or [], fake or [], data))
+    names = list(cmp.MODELS) if models=='all' else [o.strip() for o in models.split(',') if o.strip()]
+    settings = cmp.fill_settings(sample, models=names, recipe=recipe, size=size, batch_size=batch_size, frozen_epochs=frozen_epochs, epochs=epochs,
+        n_per_class=n_per_class, weights=weights, **(cmp.read_seeds(seeds) if seeds else dict(seed=seed)))
     table = cmp.sample_table(settings.n_per_class, settings.seed) if sample else make_table(real or [], fake or [], data, partition)
+    if not sample: settings.data = cmp.describe_data(table, real or [], fake or [], data)
     if equalise: settings.equalise = _common(table)
     cmp.compare(table, out, settings, resume, _say, None if no_audit else lambda o: _audited(o, settings.equalise))
     print((Path(out)/'comparison.md').read_text(encoding='utf-8'))
@@ -93,15 +101,16 @@ def _print_json(obj): print(json.dumps(obj, indent=2, allow_nan=False))
 @app.command()
 def evaluate(
     run:Annotated[str, typer.Argument(metavar='RUN', help='The folder of a model or of a comparison')],
-    real:Annotated[list[str], typer.Option(metavar='PATH', help='Photographs; may repeat')],
-    fake:Annotated[list[str], typer.Option(metavar='PATH', help='Fakes; may repeat')],
+    real:Annotated[Optional[list[str]], typer.Option(metavar='PATH', help='Photographs; may repeat')]=None,
+    fake:Annotated[Optional[list[str]], typer.Option(metavar='PATH', help='Fakes; may repeat')]=None,
+    data:Annotated[Optional[str], typer.Option(metavar='PATH', help='Both classes: a CSV, or a folder with {train,valid,test}/{real,fake}')]=None,
     robustness:Annotated[bool, typer.Option('--robustness', help='Also under JPEG, blur, scaling, noise, brightness and crops')]=False,
     as_json:Annotated[bool, typer.Option('--json', help='One JSON document on stdout')]=False,
 ):
     "Score a trained model on other images of known kind"
     from deepfake_nb import detector
     from deepfake_nb.data import make_table
-    res = detector.evaluate(run, make_table(real, fake), _say, robustness)
+    res = detector.evaluate(run, make_table(real or [], fake or [], data), _say, robustness)
     if as_json: return _print_json(res)
     intervals,curves = res.pop('intervals'),res.pop('robustness', [])
     for k,v in res.items():
@@ -142,15 +151,16 @@ def export(
 # %% ../nbs/12_cli.ipynb #28e21251
 @app.command()
 def audit(
-    real:Annotated[list[str], typer.Option(metavar='PATH', help='Photographs; may repeat')],
-    fake:Annotated[list[str], typer.Option(metavar='PATH', help='Fakes; may repeat')],
+    real:Annotated[Optional[list[str]], typer.Option(metavar='PATH', help='Photographs; may repeat')]=None,
+    fake:Annotated[Optional[list[str]], typer.Option(metavar='PATH', help='Fakes; may repeat')]=None,
+    data:Annotated[Optional[str], typer.Option(metavar='PATH', help='Both classes: a CSV, or a folder with {train,valid,test}/{real,fake}')]=None,
     equalise:Annotated[bool, typer.Option('--equalise', help='Audit what compare --equalise would train on')]=False,
     as_json:Annotated[bool, typer.Option('--json', help='One JSON document on stdout')]=False,
 ):
     "Find what gives the label away without a look at the face: codec, size, names, colours"
     from deepfake_nb import trust
     from deepfake_nb.data import make_table
-    table = make_table(real, fake)
+    table = make_table(real or [], fake or [], data)
     res = trust.audit(table, equal=trust.common_side(table) if equalise else None)
     if as_json: return _print_json(res)
     print(f"verdict: {res['verdict']}")

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['CACHE_BYTES', 'CACHE_DAYS', 'PLOT_MARK', 'InputError', 'atomic', 'sweep', 'cannot_read', 'write_json', 'read_json',
-           'harmless', 'csv_cell', 'markdown_cell', 'write_table', 'read_table', 'sha256', 'locked', 'verdict',
-           'thresholds', 'cache_dir', 'used', 'trim_cache', 'save_figure']
+           'harmless', 'csv_cell', 'markdown_cell', 'write_table', 'read_table', 'is_text', 'is_count', 'is_number',
+           'is_share', 'check_fields', 'sha256', 'locked', 'verdict', 'thresholds', 'cache_dir', 'used', 'trim_cache',
+           'save_figure']
 
 # %% ../nbs/00_core.ipynb #4fe2e55b
 import hashlib,html,json,os,re,shutil,stat,tempfile,time
@@ -116,6 +117,23 @@ def read_table(
     except (OSError,ValueError) as e: raise cannot_read(path, e) from e
     if missing := [o for o in columns if o not in df]: raise InputError(f"{str(path)!r} is damaged: it has no column {', '.join(missing)}; restore the file or make it anew")
     return df
+
+# %% ../nbs/00_core.ipynb #83759a75
+def is_text(v): return isinstance(v, str)
+def is_count(v): return isinstance(v, int) and not isinstance(v, bool) and v>=0
+def is_number(v): return isinstance(v, (int,float)) and not isinstance(v, bool) and abs(v)<float('inf')     # NaN is not
+def is_share(v): return is_number(v) and 0<=v<=1
+
+def check_fields(
+    obj, # What was read
+    path:str|Path, # Where from, for the message
+    **tests # For each field, a function that is true for what it may be
+)->dict: # `obj`
+    "Raise an `InputError` unless `obj` is a dict in which every field passes its test"
+    for k,test in tests.items():
+        value = obj.get(k) if isinstance(obj, dict) else None
+        if not test(value): raise InputError(f"{str(path)!r} is damaged: {k} is {harmless(repr(value))[:60]}; restore the file or make it anew")
+    return obj
 
 # %% ../nbs/00_core.ipynb #e8e40b0b
 def sha256(

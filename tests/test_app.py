@@ -1,5 +1,6 @@
 "The web page, in a real browser from upload to verdict."
-import json,shutil,socket,sys
+import importlib.util,io,json,os,shutil,signal,socket,sys,threading,time
+from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,11 @@ import pytest
 pytest.importorskip('gradio', reason="needs Gradio: pip install 'deepfake_nb[app]'")
 from deepfake_nb import app
 from deepfake_nb.core import InputError
-from deepfake_nb.detector import Detector,export
+from deepfake_nb.detector import Answer,Detector,export
+
+spec = importlib.util.spec_from_file_location('load', Path(__file__).parents[1]/'tools'/'load.py')
+load = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(load)
 
 def free_port():
     with socket.socket() as s: s.bind(('127.0.0.1',0)); return s.getsockname()[1]
@@ -18,8 +23,9 @@ def served(trained):
     port,said,before = free_port(),[],dict(app.os.environ)
     page = app.serve(trained, port, wait=False, say=said.append)
     assert said==[f'the page is at http://127.0.0.1:{port}']
-    yield f'http://127.0.0.1:{port}',Path(app.os.environ['GRADIO_TEMP_DIR'])
+    yield f'http://127.0.0.1:{port}',page.home.folder
     page.close()
+    assert not page.home.folder.exists()
     app.os.environ.clear(); app.os.environ.update(before)
 
 @pytest.fixture
@@ -120,3 +126,155 @@ def test_what_cannot_be_served_is_one_line(cli, trained, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'gradio', None)
     code,_,err = cli('app', '--model', trained)
     assert code==2 and "pip install 'deepfake_nb[app]'" in err and err.count('\n')==1
+
+WATCH = """
+import os,sys
+def watch(event, args):
+    if event=='socket.connect': said = str(args[1][0]) if isinstance(args[1], tuple) else 'a file'
+    elif event=='socket.getaddrinfo': said = str(args[0])
+    else: return
+    if said not in ('a file','127.0.0.1','localhost','::1','None'):
+        with open(os.environ['WATCHED'], 'a') as f: f.write(event+' '+said+chr(10))
+sys.addaudithook(watch)
+"""
+
+def test_many_visitors_no_byte_elsewhere_and_nothing_left(trained, fake, tmp_path):
+    (tmp_path/'hook').mkdir(); (tmp_path/'tmp').mkdir()
+    (tmp_path/'hook'/'sitecustomize.py').write_text(WATCH)
+    env = dict(WATCHED=str(tmp_path/'watched'), PYTHONPATH=os.pathsep.join([str(tmp_path/'hook'),str(Path(app.__file__).parents[1])]), HOME='/proc/nowhere')
+    env |= {k:'socks5://127.0.0.1:9' if k=='all_proxy' else 'http://127.0.0.1:9' for k in ('http_proxy','https_proxy','all_proxy','HTTP_PROXY')}
+    page,port = load.start(trained, tmp_path/'tmp', **env)
+    try:
+        assert load.answered(port, [fake.read_bytes()]*30, 6)==(30,[])
+        drawn = Path(app.examples()[0][0]).read_bytes()
+        assert load.answered(port, load.varied(drawn, 12)+[drawn]*2, 2)==(14,[])
+        assert not load.left(tmp_path/'tmp') and len(list((tmp_path/'tmp').rglob('*.jpg')))==6      # the drawn faces stay
+        assert load.upload(port, b'nobody asks about this')[0]==200 and load.left(tmp_path/'tmp')
+        assert not (tmp_path/'watched').exists(), (tmp_path/'watched').read_text()
+        assert load.stop(page)==0 and not list((tmp_path/'tmp').iterdir())
+    finally: page.kill()
+
+def test_a_killed_page_is_swept_by_the_next(trained, tmp_path):
+    page,port = load.start(trained, tmp_path)
+    try:
+        load.upload(port, b'a photo of somebody')
+        load.stop(page, signal.SIGKILL)
+        assert load.left(tmp_path)
+        page,port = load.start(trained, tmp_path)
+        assert not load.left(tmp_path)
+        load.upload(port, b'a photo of somebody')
+        load.stop(page, signal.SIGHUP)
+        assert not list(tmp_path.glob('deepfake_nb-page-*'))
+    finally: page.kill()
+
+def port_of(served): return int(served[0].rsplit(':', 1)[1])
+
+def status(served, method='GET', path='config', **headers):
+    "What the page answers to a request with these headers, and the headers that come back"
+    link = HTTPConnection('127.0.0.1', port_of(served), timeout=20)
+    link.request(method, f'/{path}', headers={k.replace('_', '-'):v for k,v in headers.items()})
+    r = link.getresponse()
+    r.read(); link.close()
+    return r.status,r.headers
+
+def test_other_pages_are_refused(served):
+    port = port_of(served)
+    mine = f'http://127.0.0.1:{port}'
+    for host in ('localhost','127.0.0.1','[::1]'): assert status(served, Host=f'{host}:{port}')[0]==200
+    for host in ('evil.example',f'evil.example:{port}','127.0.0.1.evil.example','localhost.evil.example','10.0.0.1','[',''): assert status(served, Host=host)[0]==403
+    post = dict(method='POST', path='gradio_api/call/answer')
+    for o in (dict(Origin='http://evil.example'), dict(Origin='null'), dict(Origin='http://localhost:1'), dict(Sec_Fetch_Site='cross-site'), dict(Sec_Fetch_Site='same-site')): assert status(served, **post, **o)[0]==403
+    for o in ({}, dict(Origin=mine), dict(Origin=mine, Sec_Fetch_Site='same-origin')): assert status(served, **post, **o)[0]!=403
+    assert status(served, Sec_Fetch_Site='cross-site')[0]==200 and status(served, Origin='http://evil.example')[0]==403       # a link may lead here, a script may not read
+    headers = status(served, path='')[1]
+    assert headers['X-Frame-Options']=='DENY' and "frame-ancestors 'none'" in headers['Content-Security-Policy']
+
+def test_only_uploads_are_answered_for(served, fake):
+    for path in ('/etc/passwd', str(fake), 'http://192.0.2.1/face.jpg', '../x', str(next(served[1].rglob('*.jpg')))):
+        code,said = load.call(port_of(served), 'POST', 'call/answer', json.dumps(dict(data=[dict(path=path, meta=dict(_type='gradio.FileData'))])), **{'Content-Type':'application/json'})
+        said = load.call(port_of(served), 'GET', f"call/answer/{json.loads(said)['event_id']}")[1].decode()
+        assert 'not here any more' in said and '% fake' not in said, said
+    assert fake.exists() and list(served[1].rglob('*.jpg'))
+
+def test_the_name_of_an_upload_is_nobodys_business(served, fake):
+    for name in ('<img src=x onerror=alert(1)>.jpg', 'a\r\tb\x1b[2J.jpg', '..%2f..%2fetc', 'n'*3000, 'f.mp4.jpg'):
+        name = name.replace('\r', '')
+        assert '% fake' in load.ask(port_of(served), fake.read_bytes(), name)[0]
+    verdict,why = load.ask(port_of(served), b'no picture', '<b>.jpg')
+    assert 'No answer' in verdict and '<b>.jpg' not in verdict and not why
+    assert 'error' in load.ask(port_of(served), b'no video', 'x.MP4')[0] and not uploads(served[1]/'uploads')
+    assert '&lt;i&gt;\\x1b' in app.verdict_html(Answer(error='<i>\x1b[2J'))
+
+def test_uploads_that_nobody_asks_about_are_bounded(served, monkeypatch):
+    port,folder = port_of(served),served[1]/'uploads'
+    monkeypatch.setattr(app, 'MAX_WAITING', 2)
+    try:
+        assert [load.upload(port, b'x')[0] for _ in range(4)]==[200,200,503,503] and len(uploads(folder))==2
+        monkeypatch.setattr(app, 'MAX_WAITING', 99); monkeypatch.setattr(app, 'MAX_WAITING_BYTES', 2000)
+        code,said = load.upload(port, bytes(3000))
+        assert code==503 and b'too many' in said and b'\n' not in said
+    finally:
+        for o in folder.iterdir(): os.utime(o, (0,0))
+    assert load.upload(port, b'x')[0]==200 and len(uploads(folder))==1       # what is old goes
+    for o in folder.iterdir(): os.utime(o, (0,0))
+    load.ask(port, b'x')
+    assert not uploads(folder)
+
+def test_what_does_not_arrive_leaves_nothing(served, monkeypatch, fake):
+    port,folder = port_of(served),served[1]/'uploads'
+    with socket.create_connection(('127.0.0.1',port)) as s:
+        s.sendall(b'POST /gradio_api/upload HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=x\r\nContent-Length: 999999\r\n\r\n--x\r\nContent-Disposition: form-data; name="files"; filename="a.jpg"\r\n\r\n'+bytes(9999))
+    assert load.call(port, 'POST', 'upload', b'no form', **{'Content-Type':'text/plain'})[0]==400
+    assert load.call(port, 'POST', 'upload', b'--x\r\nno form', **{'Content-Type':'multipart/form-data; boundary=x'})[0]==400
+    def full(*args): raise OSError(28, 'No space left on device')
+    with monkeypatch.context() as m:
+        m.setattr(app.shutil, 'copyfileobj', full)
+        code,said = load.upload(port, b'x')
+        assert code==503 and b'No space left' in said
+    assert not list(folder.iterdir())
+    monkeypatch.setattr(app, 'MAX_WAITING', 1)                       # nothing is counted that is gone
+    assert '% fake' in load.ask(port, fake.read_bytes())[0]
+
+def test_a_slow_picture_stops_nobody_else(served, fake, monkeypatch):
+    go,prepare = threading.Event(),Detector.prepare
+    def slow(self, item):
+        if Path(item).read_bytes().endswith(b'slow'): go.wait(60)
+        return prepare(self, item)
+    monkeypatch.setattr(Detector, 'prepare', slow)
+    said = []
+    one = threading.Thread(target=lambda: said.append(load.ask(port_of(served), fake.read_bytes()+b'slow')))
+    one.start()
+    try: assert '% fake' in load.ask(port_of(served), fake.read_bytes())[0] and not said
+    finally: go.set(); one.join(30)
+    assert '% fake' in said[0][0]
+
+def test_a_run_that_vanishes(trained, fake, tmp_path):
+    run,port = shutil.copytree(trained, tmp_path/'run'),free_port()
+    before = dict(os.environ)
+    page = app.serve(run, port, wait=False, say=lambda o: None)
+    try:
+        shutil.rmtree(run)
+        verdict,why = load.ask(port, fake.read_bytes())
+        assert '% fake' in verdict and why.count('<img')==2
+    finally:
+        page.close()
+        os.environ.clear(); os.environ.update(before)
+
+def test_two_thresholds_and_one_of_them_zero(trained):
+    det = Detector.load(trained)
+    det.config.update(threshold=.5, real_below=0.)
+    assert '**real** below 0%' in app.about(det) and '**uncertain** between' in app.about(det)
+
+def test_what_describes_a_run_brings_no_picture_from_elsewhere(trained, tmp_path):
+    run = shutil.copytree(trained, tmp_path/'run')
+    config = json.loads((run/'config.json').read_text())
+    (run/'config.json').write_text(json.dumps(config|dict(data='![x](http://192.0.2.1/x.png)')))
+    assert '![x](' not in app.about(Detector.load(run/'cnn2'), run/'cnn2')
+
+def test_a_network_without_a_map_is_answered_for(trained, fake):
+    import torch
+    from torch import nn
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3*32*32, 1)).eval()
+    det = Detector.load(trained)
+    verdict,why = app.answer(fake, Detector(det.score, det.config, model))
+    assert '% fake' in verdict and 'No map: this network has none' in why and why.count('<img')==2

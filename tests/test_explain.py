@@ -1,5 +1,6 @@
 "Why an answer is what it is: signed maps, spectra, one figure, the worst mistakes."
 import json,shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
@@ -8,10 +9,11 @@ import torch
 from PIL import Image
 from torch import nn
 
-from deepfake_nb.core import InputError
+from deepfake_nb import explain
+from deepfake_nb.core import InputError,PLOT_MARK,cache_dir
 from deepfake_nb.backbones import create_model
 from deepfake_nb.detector import Detector
-from deepfake_nb.explain import gradcam,map_layer,mean_spectra,mistakes,plot_explanation,plot_mistakes,randomise,rank_correlation,read_pixels,spectra,to_input
+from deepfake_nb.explain import gradcam,map_layer,mean_spectra,mistakes,picture_map,plot_explanation,plot_mistakes,randomise,rank_correlation,read_pixels,spectra,to_input
 from deepfake_nb.learners import load_model
 
 @pytest.fixture
@@ -32,7 +34,7 @@ def test_the_map_points_at_the_place_and_has_the_sign(sign):
     cam = gradcam(brightness(sign), x)[0]*sign
     assert (cam[:4,4:]>0).all() and cam[4:].abs().max()==0 and cam[:,:4].abs().max()==0
 
-@pytest.mark.parametrize('name', ['cnn1','densenet121','xception','resnet50','tf_efficientnet_lite0','convnext_atto','vit_tiny_patch16_224','swin_tiny_patch4_window7_224','mixer_s16_224'])
+@pytest.mark.parametrize('name', ['cnn1','densenet121','xception','resnet50','tf_efficientnet_lite0','convnext_atto','vit_tiny_patch16_224','swin_tiny_patch4_window7_224','swinv2_cr_tiny_ns_224','xcit_nano_12_p8_224','cait_xxs24_224','hrnet_w18_small','mobilevit_xxs','mixer_s16_224'])
 def test_every_network_has_a_map(name):
     torch.manual_seed(0)
     size = 224 if 'mixer' in name else 64
@@ -65,22 +67,64 @@ def test_a_figure_for_every_model(cli, run, face, tmp_path):
         assert Image.open(out).size[0]==(960 if name=='spectrum' else 1440)
     assert cli('explain', face, '--model', run, '--out', tmp_path/'best.png')[0]==0
 
-def test_mean_spectra_are_kept(run, faces):
+def tree(folder): return {str(o.relative_to(folder)):(o.stat().st_mtime_ns, o.read_bytes()) for o in folder.rglob('*') if o.is_file()}
+
+def test_a_run_is_only_read(cli, run, face, tmp_path):
+    before = tree(run)
+    assert cli('explain', face, '--model', run, '--out', tmp_path/'a.png')[0]==0
+    plot_mistakes(run/'cnn2'); mean_spectra(run/'cnn2')
+    assert tree(run)==before
+
+def test_mean_spectra_are_computed_once(run, monkeypatch):
     means = mean_spectra(run/'resnet18')
     df = pd.read_csv(run/'table.csv').query('split=="train" and label==1')
     config = load_model(run/'resnet18')[1]
     assert np.allclose(means.fake, spectra(np.stack([read_pixels(o, config) for o in df.path])).mean(0), atol=1e-4)
-    (run/'table.csv').unlink()
+    monkeypatch.setattr(explain, '_compute_means', None)
+    assert np.allclose(mean_spectra(run/'resnet18'), means)
+    kept, = {o for o in (cache_dir()/'spectra').rglob('spectra.csv') if np.allclose(pd.read_csv(o), means)}
+    kept.write_text('damaged')
+    monkeypatch.undo()
     assert np.allclose(mean_spectra(run/'resnet18'), means)
 
 def test_training_pictures_that_are_gone(run, face):
     df = pd.read_csv(run/'table.csv')
-    (run/'cnn2'/'spectra.csv').unlink(missing_ok=True)       # another test may have asked for it
     df.assign(path='gone/'+df.path).to_csv(run/'table.csv', index=False)
-    assert mean_spectra(run/'cnn2') is None and not (run/'cnn2'/'spectra.csv').exists()
+    assert mean_spectra(run/'cnn2') is None
     model,config = load_model(run/'cnn2')
     fig = plot_explanation(read_pixels(face, config), model, .5, 'uncertain')
     assert any('not at hand' in ax.get_title() for ax in fig.axes)
+
+def test_a_name_in_a_config_is_no_path(cli, run, face, tmp_path):
+    config = json.loads((run/'cnn2'/'config.json').read_text())
+    (run/'cnn2'/'config.json').write_text(json.dumps(config|dict(model='../victim')))
+    cli('explain', face, '--model', run/'cnn2', '--out', tmp_path/'a.png')
+    assert not list(tmp_path.rglob('*victim*'))
+
+def test_many_ask_for_a_map_at_once(run, faces):
+    model,config = load_model(run/'resnet18')
+    xs = [to_input(read_pixels(o, config)[None], model) for o in sorted(faces.rglob('*.jpg'))[:6]]*4
+    alone = [gradcam(model, x) for x in xs[:6]]*4
+    with ThreadPoolExecutor(6) as pool: together = list(pool.map(lambda x: gradcam(model, x), xs))
+    assert all(torch.allclose(a, b, atol=1e-6) for a,b in zip(alone, together))
+
+def test_a_network_without_a_map(run, face, tmp_path):
+    model,pixels = create_model('crossvit_tiny_240', 240).eval(),np.zeros((240,240,3), np.uint8)
+    assert picture_map(pixels, model) is None
+    fig = plot_explanation(pixels, model, .7, 'fake')
+    assert len(fig.axes)==3 and any('no map' in t.get_text() for ax in fig.axes for t in ax.texts)
+
+def test_mistakes_whose_pictures_cannot_be_read(run, tmp_path):
+    (tmp_path/'text.jpg').write_text('no picture')
+    df = pd.read_csv(run/'cnn2'/'predictions.csv').assign(prob_fake=lambda d: 1.-d.label)
+    df.loc[::2,'path'] = str(tmp_path/'text.jpg'); df.loc[1,'path'] = str(tmp_path); df.loc[3,'path'] = str(tmp_path/'absent.jpg')
+    df.to_csv(run/'cnn2'/'predictions.csv', index=False)
+    n = len(df)-len(df[::2])-2
+    assert len(plot_mistakes(run/'cnn2', 99).axes)==2*n
+
+def test_a_figure_says_what_it_is(cli, run, face, tmp_path):
+    cli('explain', face, '--model', run, '--out', tmp_path/'a.png')
+    assert Image.open(tmp_path/'a.png').info['Software']==PLOT_MARK
 
 def test_pictures_are_equalised_as_in_training(face):
     config = dict(size=32, recipe=dict(resample='bilinear'))
@@ -100,7 +144,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(cli, run, face, tmp_path):
     mine = shutil.copy(face, tmp_path/'mine.png')
     before = set(tmp_path.rglob('*'))
     for image,model,out in [(tmp_path/'absent.jpg',run,'a.png'), (tmp_path/'text.jpg',run,'a.png'), (tmp_path/'empty.jpg',run,'a.png'), (tmp_path/'broken.png',run,'a.png'), (tmp_path,run,'a.png'),
-            (face,run,'a.jpg'), (face,run,'folder.png'), (face,run,'text.jpg/a.png'), (face,tmp_path/'m.onnx','a.png'), (face,tmp_path/'nowhere','a.png'), (face,tmp_path/'folder.png','a.png'), (mine,run,'mine.png')]:
+            (face,run,'a.jpg'), (face,run,'folder.png'), (face,run,'text.jpg/a.png'), (face,tmp_path/'m.onnx','a.png'), (face,tmp_path/'nowhere','a.png'), (face,tmp_path/'folder.png','a.png'), (mine,run,'mine.png'), ('n'*300,run,'a.png'), (face,run,'n'*300+'.png')]:
         code,said,err = cli('explain', image, '--model', model, '--out', tmp_path/out)
         assert (code,said)==(2,'') and err.startswith('deepfake-nb: ') and err.count('\n')==1, err
-    assert set(tmp_path.rglob('*'))-before <= {run/'resnet18'/'spectra.csv', run/'cnn2'/'spectra.csv'}
+    assert set(tmp_path.rglob('*'))==before
