@@ -20,7 +20,7 @@ CELLS = ['', '-1', '1e400', 'NaN', 'inf', 'None', 'fake', 'REAL', '"', "'", '=1+
 def flip(b, other, rng):
     "One to eight bits, half of the time in the header"
     b,most = bytearray(b),len(b) if rng.random()<.5 else min(len(b), 512)
-    for i in rng.integers(most, size=rng.integers(1, 9)): b[i] ^= 1<<int(rng.integers(8))
+    for i in rng.integers(most, size=rng.choice([1,1,2,8])): b[i] ^= 1<<int(rng.integers(8))
     return bytes(b)
 
 def field(b, other, rng):
@@ -45,7 +45,7 @@ BYTES = [flip,field,cut,drop,zero,insert,repeat,splice]
 def spoil_bytes(b, other, rng):
     "One to three mutations, and their names"
     names = []
-    for f in rng.choice(BYTES, size=int(rng.choice([1,1,2,3]))):
+    for f in rng.choice(BYTES, size=int(rng.choice([1,1,1,2]))):
         if b: b,names = f(b, other, rng),[*names,f.__name__]
     return b,'+'.join(names)
 
@@ -253,7 +253,7 @@ def video(lab, name, data, i):
 def table(lab, name, data, i):
     from deepfake_nb.data import load_data,make_table
     path = lab.work/name; path.write_bytes(data)
-    return tried(lambda: make_table([path], [lab.home/'sample'/'fake']), lambda: load_data(make_table(data=path), 32))
+    return tried(lambda: load_data(make_table([path]), 32), *([lambda: make_table(data=path)] if name=='a.csv' else []))
 
 def celeba(lab, name, data, i):
     from deepfake_nb.data import make_table
@@ -296,8 +296,11 @@ def spoilt(home, seed, kind, i):
     file,other = (home/files[rng.integers(len(files))] for _ in range(2))
     whole,data,name = file.read_bytes(),None,''
     while data in (None,whole): data,name = how(whole, other.read_bytes(), rng)
-    top = home/Path(files[0]).parts[0] if kind in ('json','runcsv','weights','checkpoint') else file.parent
-    return str(file.relative_to(top)),data,name
+    return inside(home, kind, file),data,name
+
+def inside(home, kind, file):
+    "The name of a file; for a run, as it is called inside of the run's folder"
+    return str(Path(*file.relative_to(home).parts[1:])) if kind in ('json','runcsv','weights','checkpoint') else file.name
 
 def attempt(lab, seed, kind, i):
     "(outcome, how it was spoilt, traceback)"
