@@ -396,7 +396,7 @@ _card = """# {{ c.model }}: photograph or GAN?
 
 {{ counts }}
 
-No identical or near-identical pictures, and no group, stand on both sides of the split. {% if audit %}Shortcut audit: **{{ audit.verdict }}**.{% for p in audit.probes if p.verdict!='clean' %} {{ p.name }} alone tells the classes apart with AUC {{ '%.2f'|format(p.auc) }}.{% endfor %}{% else %}No shortcut audit was run: what the files themselves give away is unknown.{% endif %}
+No identical or near-identical pictures, and no group, stand on both sides of the split. {% if audit %}Shortcut audit: **{{ audit.verdict }}**.{% for p in audit.probes if p.verdict!='clean' %} {{ p.name }} ({{ p.kind or 'shortcut' }}) alone tells the classes apart with AUC {{ '%.2f'|format(p.auc) }}.{% endfor %}{% else %}No shortcut audit was run: what the files themselves give away is unknown.{% endif %}
 
 ## How good it is
 
@@ -483,8 +483,8 @@ img { max-width: 100%; background: white; border-radius: 4px; } .warn { border-l
 <h2>Losses, epoch by epoch</h2><img src="{{ losses }}" alt="Training and validation losses"><p><small>Before calibration. Left of a dotted line the backbone is frozen; dashed, the baseline's validation loss.</small></p>
 <h2>The best model: {{ best }}</h2><img src="{{ curves }}" alt="ROC curve of the best model, and its reliability before and after calibration">
 {% if audit %}<h2>What the files give away: {{ audit.verdict }}</h2>
-<p>How well the label can be told without looking at a face.</p>
-<div class="wide"><table class="text"><tr><th>probe</th><th>AUC</th><th></th><th>mend</th></tr>{% for p in audit.probes %}<tr><td>{{ p.name }}</td><td>{{ '%.2f'|format(p.auc) }} [{{ '%.2f'|format(p.low) }}, {{ '%.2f'|format(p.high) }}]</td><td><span class="tag {{ {'clean':'good', 'leaks':'bad'}.get(p.verdict, '') }}">{{ p.verdict }}</span></td><td>{{ p.mend if p.verdict!='clean' }}</td></tr>{% endfor %}</table></div>{% endif %}
+<p>How well the label can be told without looking at a face. A shortcut is of the file and can be mended; a trace is in the pixels, left by the generator or by other scenes; a name is seen by no network. The verdict is on shortcuts.</p>
+<div class="wide"><table class="text"><tr><th>probe</th><th>kind</th><th>AUC</th><th></th><th>mend</th></tr>{% for p in audit.probes %}<tr><td>{{ p.name }}</td><td>{{ p.kind or 'shortcut' }}</td><td>{{ '%.2f'|format(p.auc) }} [{{ '%.2f'|format(p.low) }}, {{ '%.2f'|format(p.high) }}]</td><td><span class="tag {{ {'clean':'good', 'leaks':'bad'}.get(p.verdict, '') }}">{{ p.verdict }}</span></td><td>{{ p.mend if p.verdict!='clean' }}</td></tr>{% endfor %}</table></div>{% endif %}
 <h2>The data</h2>
 <table><tr><th>split</th>{% for l in labels %}<th>{{ l }}</th>{% endfor %}</tr>{% for s, row in counts %}<tr><td>{{ s }}</td>{% for v in row %}<td>{{ v }}</td>{% endfor %}</tr>{% endfor %}</table>
 <p>{{ n_bad }} file{{ '' if n_bad==1 else 's' }} left out{% if n_bad %}, listed with the reason in bad_files.csv{% endif %}. No identical or near-identical pictures, and no group, stand on both sides of the split.{% if c.seeds %} Counts of the first seed; each seed has a split of its own, unless the data came with one.{% endif %}</p>
@@ -525,7 +525,7 @@ def _markdown(f):
         'Against the spectral baseline, in validation loss on the same images:' if f['beats'] else '', '\n'.join(f"- {r['model']}: **{r['verdict']}** ({r['difference']})" for r in f['beats']),
         "The paper's claims:", '\n'.join(f"- {r['claim']}: **{r['verdict']}** in this run ({r['because']})" for r in f['claims'])]
     if a := f['audit']:
-        lines.append('\n'.join([f"Shortcut audit: **{a['verdict']}**", *(f"- {p['name']}: **{p['verdict']}**, AUC {p['auc']:.2f}: {p['mend']}" for p in a['probes'] if p['verdict']!='clean')]))
+        lines.append('\n'.join([f"Shortcut audit: **{a['verdict']}**", *(f"- {p['name']} ({p.get('kind', 'shortcut')}): **{p['verdict']}**, AUC {p['auc']:.2f}: {p['mend']}" for p in a['probes'] if p['verdict']!='clean')]))
     return '\n\n'.join(o for o in lines if o)+'\n'
 
 # %% ../nbs/06_comparison.ipynb #c5b5b748
