@@ -58,9 +58,9 @@ class Watch:
         return [o for o in self.log.read_text().splitlines() if beyond(o)]+sorted(traced)
 
     def written(self):
-        "Files under the home and the temporary folder, but for the package's own cache"
+        "Files under the home and the temporary folder, but for the package's own cache and matplotlib's list of fonts"
         files = [o.relative_to(self.folder) for top in ('home','tmp') for o in (self.folder/top).rglob('*') if o.is_file()]
-        return sorted(str(o) for o in files if o.parts[:3]!=('home','.cache','deepfake_nb'))
+        return sorted(str(o) for o in files if o.parts[:3]!=('home','.cache','deepfake_nb') and not re.fullmatch(r'fontlist-v.*\.json', o.name))
 
 CLI = '-c','from deepfake_nb.cli import main; main()'
 

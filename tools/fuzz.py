@@ -269,7 +269,7 @@ def run(lab, name, data, i):
     folder = lab.place(name, data, 'run')
     some = lab.table.groupby('label').head(6)
     more = [lambda: write_report(folder), lambda: evaluate(folder/'cnn2', some, say=lambda o: None), lambda: compare(lab.table, folder, settings(), resume=True, say=lambda o: None), lambda: export(folder/'cnn2', lab.work/'x.onnx')]
-    return tried(lambda: lab.ask(folder/'cnn2'), lambda: comparison_table(folder), lambda: best_model(folder), lambda: about(Detector.load(folder/'cnn2'), folder/'cnn2'), *([more[i//3%4]] if i%3==0 else []))
+    return tried(lambda: lab.ask(folder/'cnn2'), lambda: comparison_table(folder), lambda: best_model(folder), lambda: about(Detector.load(folder/'cnn2'), folder/'cnn2'), *([more[i//5%4]] if i%5==0 else []))
 
 def weights(lab, name, data, i):
     return same(lab, f'run/{Path(name).parent}', lambda: lab.ask(lab.place(name, data, 'run')/Path(name).parent))
@@ -327,12 +327,12 @@ def work(home, seed, conn):
 
 class Worker:
     "A process that is replaced when it hangs or dies"
-    def __init__(self, home, seed): self.args,self.process = (home,seed),None
+    def __init__(self, home, seed, target=work): self.args,self.target,self.process = (home,seed),target,None
 
     def start(self):
         context = multiprocessing.get_context('spawn')
         self.conn,theirs = context.Pipe()
-        self.process = context.Process(target=work, args=(*self.args,theirs), daemon=True)
+        self.process = context.Process(target=self.target, args=(*self.args,theirs), daemon=True)
         self.process.start(); theirs.close()
         assert self.conn.recv()=='ready'
 
