@@ -56,8 +56,8 @@ def _audited(table, equal):
     from deepfake_nb.trust import audit
     try: res = audit(table, equal=equal)
     except InputError as e: return _say(f'no shortcut audit: {e}')
-    found = [f"{p['name']} ({p['auc']:.2f})" for p in res['probes'] if p['verdict']!='clean']
-    _say(f"shortcut audit: {res['verdict']}" + (f"; the label shows in {', '.join(found)}" if found else ''))
+    found = {k:', '.join(f"{p['name']} ({p['auc']:.2f})" for p in res['probes'] if p['verdict']!='clean' and p['kind']==k) for k in ('shortcut','trace')}
+    _say(f"shortcut audit: {res['verdict']}" + (f"; the label shows in {found['shortcut']}" if found['shortcut'] else '') + (f"; traces in the pixels: {found['trace']}" if found['trace'] else ''))
     return res
 
 @app.command()
@@ -98,6 +98,17 @@ def compare(
 # %% ../nbs/12_cli.ipynb #98057823
 def _print_json(obj): print(json.dumps(obj, indent=2, allow_nan=False))
 
+def _answered(a):
+    "An answer as a line"
+    if a.error: return f'{a.path}: {a.error}'
+    more = [f'face at {a.box}']*bool(a.box)+[a.note]*bool(a.note)
+    return f'{a.path}: {a.verdict}, {a.prob_fake:.1%} fake'+''.join(f' ({o})' for o in more)
+
+def _nothing():
+    "Say that no question was answered"
+    _say("none of the files could be answered for: each has its reason above or in the table")
+    return 2
+
 @app.command()
 def evaluate(
     run:Annotated[str, typer.Argument(metavar='RUN', help='The folder of a model or of a comparison')],
@@ -120,22 +131,27 @@ def evaluate(
 
 @app.command()
 def predict(
-    paths:Annotated[list[str], typer.Argument(metavar='PATH...', help='Images, videos, or folders of images')],
+    paths:Annotated[list[str], typer.Argument(metavar='PATH...', help='Images, videos, or folders of them')],
     model:Annotated[str, typer.Option(metavar='RUN', help='The folder of a model or of a comparison, or an exported .onnx file')],
     precision:Annotated[str, typer.Option(help='float32, or bf16: faster where the processor has it, and a little different')]='float32',
     faces:Annotated[bool, typer.Option('--faces', help='Find the faces first, for pictures that are no crops of a face; each gets an answer')]=False,
     as_json:Annotated[bool, typer.Option('--json', help='One JSON document on stdout')]=False,
+    every:Annotated[Optional[int], typer.Option(metavar='N', help='Look at every N-th frame of a video, rather than at 32 frames of it')]=None,
     csv:Annotated[Optional[str], typer.Option(metavar='FILE', help='Write the answers to a CSV; an interrupted call goes on where it stopped')]=None,
     timeline:Annotated[Optional[str], typer.Option(metavar='FILE.png', help='Of one video: draw its answer over time')]=None,
 ):
     "Say of every image or video how likely it is a fake"
     from deepfake_nb import detector as d
     det = d.Detector.load(model, precision)
-    if csv: return _say(f'wrote the answers for {d.predict_csv(det, paths, csv, faces=faces)} files to {csv}')
-    answers = det.predict(paths, faces=faces)
+    if csv:
+        n = d.predict_csv(det, paths, csv, faces=faces, every=every)
+        _say(f'wrote the answers for {n} files to {csv}')
+        return 0 if n else _nothing()
+    answers = det.predict(paths, faces=faces, every=every)
     if timeline: d.save_timeline(answers, det.config, timeline)
-    if as_json: return _print_json([a.as_dict() for a in answers])
-    for a in answers: print(f'{a.path}: {a.error}' if a.error else f'{a.path}: {a.verdict}, {a.prob_fake:.1%} fake' + (f' (face at {a.box})' if a.box else '') + (f' ({a.note})' if a.note else ''))
+    if as_json: _print_json([a.as_dict() for a in answers])
+    else: print('\n'.join(harmless(_answered(a)) for a in answers))
+    return 0 if any(a.error is None for a in answers) else _nothing()
 
 @app.command()
 def export(
@@ -164,7 +180,10 @@ def audit(
     res = trust.audit(table, equal=trust.common_side(table) if equalise else None)
     if as_json: return _print_json(res)
     print(f"verdict: {res['verdict']}")
-    for p in sorted(res['probes'], key=lambda o: -o['auc']): print(f"{p['verdict']:6} {p['name']:17} AUC {p['auc']:.3f} [{p['low']:.3f}, {p['high']:.3f}]" + ('' if p['verdict']=='clean' else f"   {p['mend']}"))
+    for kind,words in trust.KIND_WORDS.items():
+        print(f'\n{kind}: {words}')
+        for p in sorted(res['probes'], key=lambda o: -o['auc']):
+            if p['kind']==kind: print(f"{p['verdict']:6} {p['name']:17} AUC {p['auc']:.3f} [{p['low']:.3f}, {p['high']:.3f}]" + ('' if p['verdict']=='clean' else f"   {p['mend']}"))
 
 # %% ../nbs/12_cli.ipynb #whyappcd
 @app.command()

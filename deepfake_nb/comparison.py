@@ -22,11 +22,11 @@ from jinja2 import Environment
 from scipy.special import expit,logit
 
 import deepfake_nb
-from .core import InputError,atomic,check_fields,is_count,is_number,is_share,is_text,locked,markdown_cell
+from .core import InputError,atomic,check_fields,is_text,locked,markdown_cell,number,whole
 from .core import read_json,read_table,save_figure,sweep,write_json,write_table
 from .faces import cached_sample
-from .images import MIN_SIDE
-from .sources import LABELS,SPLITS,from_splits,make_table
+from .images import MIN_SIDE,is_equalise
+from .sources import LABELS,SPLITS,make_table
 from .data import load_data
 from .backbones import MODELS,create_model
 from .learners import RECIPES,train_model
@@ -116,9 +116,9 @@ def read_seeds(
     return dict(seed=seeds[0], seeds=seeds if len(seeds)>1 else None)
 
 # %% ../nbs/06_comparison.ipynb #5993a1a6
-_setting_tests = dict(models=lambda v: isinstance(v, list) and all(map(is_text, v)), recipe=is_text, size=is_count, batch_size=is_count, frozen_epochs=is_count,
-    epochs=is_count, n_per_class=is_count, weights=is_text, seed=is_count, data=is_text, seeds=lambda v: v is None or isinstance(v, list) and all(map(is_count, v)),
-    equalise=lambda v: v is None or isinstance(v, dict) and all(is_count(v.get(k)) for k in ('side','quality')))
+_setting_tests = dict(models=lambda v: isinstance(v, list) and all(map(is_text, v)), recipe=is_text, size=whole(), batch_size=whole(), frozen_epochs=whole(),
+    epochs=whole(), n_per_class=whole(), weights=is_text, seed=whole(), data=is_text, seeds=lambda v: v is None or isinstance(v, list) and all(map(whole(), v)),
+    equalise=is_equalise)
 
 def read_settings(
     out:str|Path, # A comparison's folder
@@ -191,17 +191,17 @@ _scores = 'loss','accuracy','auc','ap','eer','brier','ece'
 
 def _is_scores(m):
     "Does `m` hold what `evaluate_scores` gives?"
-    def pair(v): return isinstance(v, list) and len(v)==2 and all(map(is_number, v))
+    def pair(v): return isinstance(v, list) and len(v)==2 and all(map(number(), v))
     parts = [m.get(k) if isinstance(m, dict) else None for k in ('intervals','tpr_at_fpr')]
     if not all(isinstance(o, dict) for o in parts): return False
-    return all(is_number(m.get(k)) and pair(parts[0].get(k)) for k in _scores) and all(map(is_share, parts[1].values()))
+    return all(number()(m.get(k)) and pair(parts[0].get(k)) for k in _scores) and all(map(number(0, 1), parts[1].values()))
 
 def read_metrics(
     folder:str|Path, # A model's folder
 )->dict: # As `write_metrics` gives it
     "The scores of a model; a damaged file is an `InputError`"
     file = Path(folder)/'metrics.json'
-    def raw(v): return isinstance(v, dict) and all(is_number(v.get(k)) for k in ('loss','ece'))
+    def raw(v): return isinstance(v, dict) and all(number()(v.get(k)) for k in ('loss','ece'))
     return check_fields(read_json(file), file, valid=_is_scores, test=lambda v: v is None or _is_scores(v), uncalibrated=raw)
 
 def _flat(split, m):
@@ -216,7 +216,7 @@ def model_row(
     "What the comparison says of one model; its name is that of its folder"
     folder = Path(folder)
     c,metrics = read_json(folder/'config.json'),read_metrics(folder)
-    check_fields(c, folder/'config.json', weights=is_text, params=is_count, seconds=is_number, seconds_per_epoch=is_number, images_per_second=is_number)
+    check_fields(c, folder/'config.json', weights=is_text, params=whole(), seconds=number(), seconds_per_epoch=number(), images_per_second=number())
     return {'model':folder.name, **{k:c[k] for k in ('weights','params')}, **_flat('valid', metrics['valid']), **(_flat('test', metrics['test']) if metrics.get('test') else {}),
         **{k:c[k] for k in ('seconds','seconds_per_epoch','images_per_second')}}
 
@@ -396,7 +396,7 @@ _card = """# {{ c.model }}: photograph or GAN?
 
 {{ counts }}
 
-No identical or near-identical pictures, and no group, stand on both sides of the split. {% if audit %}Shortcut audit: **{{ audit.verdict }}**.{% for p in audit.probes if p.verdict!='clean' %} {{ p.name }} alone tells the classes apart with AUC {{ '%.2f'|format(p.auc) }}.{% endfor %}{% else %}No shortcut audit was run: what the files themselves give away is unknown.{% endif %}
+No identical or near-identical pictures, and no group, stand on both sides of the split. {% if audit %}Shortcut audit: **{{ audit.verdict }}**.{% for p in audit.probes if p.verdict!='clean' %} {{ p.name }} ({{ p.kind or 'shortcut' }}) alone tells the classes apart with AUC {{ '%.2f'|format(p.auc) }}.{% endfor %}{% else %}No shortcut audit was run: what the files themselves give away is unknown.{% endif %}
 
 ## How good it is
 
@@ -483,8 +483,8 @@ img { max-width: 100%; background: white; border-radius: 4px; } .warn { border-l
 <h2>Losses, epoch by epoch</h2><img src="{{ losses }}" alt="Training and validation losses"><p><small>Before calibration. Left of a dotted line the backbone is frozen; dashed, the baseline's validation loss.</small></p>
 <h2>The best model: {{ best }}</h2><img src="{{ curves }}" alt="ROC curve of the best model, and its reliability before and after calibration">
 {% if audit %}<h2>What the files give away: {{ audit.verdict }}</h2>
-<p>How well the label can be told without looking at a face.</p>
-<div class="wide"><table class="text"><tr><th>probe</th><th>AUC</th><th></th><th>mend</th></tr>{% for p in audit.probes %}<tr><td>{{ p.name }}</td><td>{{ '%.2f'|format(p.auc) }} [{{ '%.2f'|format(p.low) }}, {{ '%.2f'|format(p.high) }}]</td><td><span class="tag {{ {'clean':'good', 'leaks':'bad'}.get(p.verdict, '') }}">{{ p.verdict }}</span></td><td>{{ p.mend if p.verdict!='clean' }}</td></tr>{% endfor %}</table></div>{% endif %}
+<p>How well the label can be told without looking at a face. A shortcut is of the file and can be mended; a trace is in the pixels, left by the generator or by other scenes; a name is seen by no network. The verdict is on shortcuts.</p>
+<div class="wide"><table class="text"><tr><th>probe</th><th>kind</th><th>AUC</th><th></th><th>mend</th></tr>{% for p in audit.probes %}<tr><td>{{ p.name }}</td><td>{{ p.kind or 'shortcut' }}</td><td>{{ '%.2f'|format(p.auc) }} [{{ '%.2f'|format(p.low) }}, {{ '%.2f'|format(p.high) }}]</td><td><span class="tag {{ {'clean':'good', 'leaks':'bad'}.get(p.verdict, '') }}">{{ p.verdict }}</span></td><td>{{ p.mend if p.verdict!='clean' }}</td></tr>{% endfor %}</table></div>{% endif %}
 <h2>The data</h2>
 <table><tr><th>split</th>{% for l in labels %}<th>{{ l }}</th>{% endfor %}</tr>{% for s, row in counts %}<tr><td>{{ s }}</td>{% for v in row %}<td>{{ v }}</td>{% endfor %}</tr>{% endfor %}</table>
 <p>{{ n_bad }} file{{ '' if n_bad==1 else 's' }} left out{% if n_bad %}, listed with the reason in bad_files.csv{% endif %}. No identical or near-identical pictures, and no group, stand on both sides of the split.{% if c.seeds %} Counts of the first seed; each seed has a split of its own, unless the data came with one.{% endif %}</p>
@@ -525,7 +525,7 @@ def _markdown(f):
         'Against the spectral baseline, in validation loss on the same images:' if f['beats'] else '', '\n'.join(f"- {r['model']}: **{r['verdict']}** ({r['difference']})" for r in f['beats']),
         "The paper's claims:", '\n'.join(f"- {r['claim']}: **{r['verdict']}** in this run ({r['because']})" for r in f['claims'])]
     if a := f['audit']:
-        lines.append('\n'.join([f"Shortcut audit: **{a['verdict']}**", *(f"- {p['name']}: **{p['verdict']}**, AUC {p['auc']:.2f}: {p['mend']}" for p in a['probes'] if p['verdict']!='clean')]))
+        lines.append('\n'.join([f"Shortcut audit: **{a['verdict']}**", *(f"- {p['name']} ({p.get('kind', 'shortcut')}): **{p['verdict']}**, AUC {p['auc']:.2f}: {p['mend']}" for p in a['probes'] if p['verdict']!='clean')]))
     return '\n\n'.join(o for o in lines if o)+'\n'
 
 # %% ../nbs/06_comparison.ipynb #c5b5b748

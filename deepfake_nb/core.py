@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['CACHE_BYTES', 'CACHE_DAYS', 'PLOT_MARK', 'InputError', 'atomic', 'sweep', 'cannot_read', 'write_json', 'read_json',
-           'harmless', 'csv_cell', 'markdown_cell', 'write_table', 'read_table', 'is_text', 'is_count', 'is_number',
-           'is_share', 'check_fields', 'sha256', 'locked', 'verdict', 'thresholds', 'cache_dir', 'used', 'trim_cache',
+           'harmless', 'csv_cell', 'markdown_cell', 'write_table', 'read_table', 'is_text', 'whole', 'number',
+           'check_fields', 'sha256', 'locked', 'verdict', 'thresholds', 'cache_dir', 'used', 'trim_cache',
            'save_figure']
 
 # %% ../nbs/00_core.ipynb #4fe2e55b
-import hashlib,html,json,os,re,shutil,stat,tempfile,time
+import hashlib,html,json,os,re,shutil,sys,tempfile,time
 from contextlib import contextmanager,suppress
 from pathlib import Path
 from uuid import uuid4
@@ -120,9 +120,20 @@ def read_table(
 
 # %% ../nbs/00_core.ipynb #83759a75
 def is_text(v): return isinstance(v, str)
-def is_count(v): return isinstance(v, int) and not isinstance(v, bool) and v>=0
-def is_number(v): return isinstance(v, (int,float)) and not isinstance(v, bool) and abs(v)<float('inf')     # NaN is not
-def is_share(v): return is_number(v) and 0<=v<=1
+
+def whole(
+    low:int=0, # Least
+    high:int=2**53, # Most
+): # A test for `check_fields`
+    "Is it a whole number in this range?"
+    return lambda v: type(v) is int and low<=v<=high
+
+def number(
+    low:float=-sys.float_info.max, # Least
+    high:float=sys.float_info.max, # Most
+): # A test for `check_fields`
+    "Is it a finite number in this range?"
+    return lambda v: type(v) in (int,float) and low<=v<=high        # NaN is not
 
 def check_fields(
     obj, # What was read

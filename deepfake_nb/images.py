@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['FORMATS', 'MAX_PIXELS', 'MAX_BYTES', 'MAX_WORK', 'MIN_SIDE', 'FILTERS', 'READ_SIDE', 'EXTENSIONS', 'decoding',
-           'upright_rgb', 'read_bytes', 'open_image', 'squish', 'reading_side', 'walk', 'find_images', 'equalise']
+           'upright_rgb', 'read_bytes', 'open_image', 'squish', 'reading_side', 'walk', 'find_images', 'equalise',
+           'is_equalise']
 
 # %% ../nbs/00_images.ipynb #9ee180e4
 import io,os,stat,warnings
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image,ImageCms,ImageOps,UnidentifiedImageError
 
-from .core import InputError,PLOT_MARK
+from .core import InputError,PLOT_MARK,whole
 
 # %% ../nbs/00_images.ipynb #2c40fe93
 warnings.filterwarnings('ignore', module=r'PIL\.')     # they name no file; what matters is raised
@@ -193,3 +194,9 @@ def equalise(
     buf = io.BytesIO()
     img.save(buf, 'jpeg', quality=quality, subsampling='4:2:0')
     return Image.open(buf).convert('RGB')
+
+def is_equalise(
+    v, # What a file says
+)->bool:
+    "Is `v` None, or `side` and `quality` for `equalise`?"
+    return v is None or isinstance(v, dict) and set(v)=={'side','quality'} and whole(MIN_SIDE, 2**14)(v['side']) and whole(1, 95)(v['quality'])

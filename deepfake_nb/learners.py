@@ -37,8 +37,8 @@ from torchvision.transforms import v2
 from tqdm import tqdm
 
 import deepfake_nb
-from .core import InputError,atomic,cache_dir,cannot_read,read_json,trim_cache,used,write_json
-from .images import FILTERS,MIN_SIDE
+from .core import InputError,atomic,cache_dir,cannot_read,is_text,number,read_json,trim_cache,used,whole,write_json
+from .images import FILTERS,MIN_SIDE,is_equalise
 from .data import BatchLoader,FaceData,load_data,make_table
 from .cnns import keras_init
 from .backbones import FaceNet,channels_last,check_state,create_model,count_params,fake_logit,prob_fake,stages
@@ -610,26 +610,23 @@ def finished(
     return (Path(folder)/'predictions.csv').exists()
 
 # %% ../nbs/04_learners.ipynb #a7449d8e
-def _number(low=-math.inf, high=math.inf): return lambda o: type(o) in (int,float) and math.isfinite(o) and low<=o<=high
-def _whole(low, high): return lambda o: type(o) is int and low<=o<=high
-def _name(o): return isinstance(o, str) and re.fullmatch(r'\w[\w.-]{0,99}', o) is not None and '..' not in o
-def _text(o): return isinstance(o, str) and len(o)<=300 and o.isprintable()
+def _name(o): return is_text(o) and re.fullmatch(r'\w[\w.-]{0,99}', o) is not None and '..' not in o
+def _text(o): return is_text(o) and len(o)<=300 and o.isprintable()
 def _one_of(*names): return lambda o: isinstance(o, str) and o in names
 
 def _recipe(o):
-    kinds = {bool:lambda v: type(v) is bool, int:_whole(0, 10**6), float:_number(0, 10**6), str:_one_of(*FILTERS)}
+    kinds = {bool:lambda v: type(v) is bool, int:whole(0, 10**6), float:number(0, 10**6), str:_one_of(*FILTERS)}
     return isinstance(o, dict) and {'normalize','resample'} <= o.keys() and all(kinds[f.type](o[f.name]) for f in fields(Recipe) if f.name in o)
 
-def _equalise(o): return o is None or isinstance(o, dict) and o.keys()=={'side','quality'} and _whole(MIN_SIDE, 4096)(o['side']) and _whole(1, 95)(o['quality'])
-def _plan(o): return isinstance(o, dict) and all(_whole(0, 10**6)(v) for v in o.values())
+def _plan(o): return isinstance(o, dict) and all(whole(0, 10**6)(v) for v in o.values())
 
-CONFIG = dict(model=(_name,'the name of a model'), size=(_whole(MIN_SIDE, 4096),f'a whole number from {MIN_SIDE} to 4096'),
-    recipe=(_recipe,'a recipe with normalize, resample and numbers'), weights=(_text,'the name of the weights'), threshold=(_number(0, 1+1e-9),'a number from 0 to 1'),
-    real_below=(lambda o: o is None or _number(0, 1+1e-9)(o),'a number from 0 to 1'), false_alarm_rate=(_number(0, 1),'a number from 0 to 1'),
-    equalise=(_equalise,'null or a side and a quality'), temperature=(_number(1e-6, 1e6),'a number above 0'), arch=(_name,'the name of a network'),
-    variant=(_one_of('','caffe'),'empty or caffe'), recipe_name=(_name,'a name'), plan=(_plan,'epochs of each stage'), batch_size=(_whole(1, 10**6),'a whole number above 0'),
-    seed=(_whole(0, 2**32-1),'a whole number'), precision=(_one_of('float32','bf16','fp16'),'float32, bf16 or fp16'), device=(_text,'the name of a device'), version=(_text,'a version'),
-    params=(_whole(0, 10**12),'a whole number'), **dict.fromkeys(('seconds','seconds_per_epoch','images_per_second'), (_number(0, 1e12),'a number')))
+CONFIG = dict(model=(_name,'the name of a model'), size=(whole(MIN_SIDE, 4096),f'a whole number from {MIN_SIDE} to 4096'),
+    recipe=(_recipe,'a recipe with normalize, resample and numbers'), weights=(_text,'the name of the weights'), threshold=(number(0, 1+1e-9),'a number from 0 to 1'),
+    real_below=(lambda o: o is None or number(0, 1+1e-9)(o),'a number from 0 to 1'), false_alarm_rate=(number(0, 1),'a number from 0 to 1'),
+    equalise=(is_equalise,'null or a side and a quality'), temperature=(number(1e-6, 1e6),'a number above 0'), arch=(_name,'the name of a network'),
+    variant=(_one_of('','caffe'),'empty or caffe'), recipe_name=(_name,'a name'), plan=(_plan,'epochs of each stage'), batch_size=(whole(1, 10**6),'a whole number above 0'),
+    seed=(whole(0, 2**32-1),'a whole number'), precision=(_one_of('float32','bf16','fp16'),'float32, bf16 or fp16'), device=(_text,'the name of a device'), version=(_text,'a version'),
+    params=(whole(0, 10**12),'a whole number'), **dict.fromkeys(('seconds','seconds_per_epoch','images_per_second'), (number(0, 1e12),'a number')))
 
 def read_config(
     folder:str|Path, # A model's folder

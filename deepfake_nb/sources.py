@@ -158,7 +158,8 @@ def from_csv(
     "The table that a CSV holds"
     csv = Path(csv)
     df = _read_csv(csv)
-    if 'path' not in df or not {'label','label_str'} & set(df): raise InputError(f"{str(csv)!r} has no column {'label' if 'path' in df else 'path'}: its first line must name path,label[,source][,group][,split]")
+    missing = ['path']*('path' not in df)+['label']*(not {'label','label_str'} & set(df))
+    if missing: raise InputError(f"{str(csv)!r} has no column {' or '.join(missing)}: its first line must name path,label[,source][,group][,split]")
     if not len(df): raise InputError(f"{str(csv)!r} has no rows: add one for each image")
     _refuse(csv, df.path.str.strip()=='', lambda i: "no path")
     base = _base(csv, df.path[0])

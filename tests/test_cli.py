@@ -27,7 +27,7 @@ def test_compare_writes_the_run_folder(cli, faces, tmp_path):
     out = tmp_path/'run'
     code,text,err = cli('compare', '--real', faces/'real', '--fake', faces/'fake', '--models', 'cnn1,resnet18', '--out', out, *SMALL)
     assert code == 0 and 'not tested' in text and 'RANDOM' in text
-    assert set(files(out)) == {'table.csv','bad_files.csv','audit.json','config.json','comparison.csv','comparison.md','comparison.png','loss_curves.png','report.html',
+    assert set(files(out)) == {'table.csv','bad_files.csv','files.csv','audit.json','config.json','comparison.csv','comparison.md','comparison.png','loss_curves.png','report.html',
         *(m+n for m in ('cnn1','resnet18','spectrum') for n in ('','/config.json','/history.csv','/metrics.json','/model_card.md','/predictions.csv','/model.safetensors'))}
     df = pd.read_csv(out/'comparison.csv', keep_default_na=False)
     assert list(df.columns[:8]) == ['model','weights','params','valid_loss','valid_accuracy','valid_auc','valid_ap','valid_eer']

@@ -1,5 +1,5 @@
 "Killed at any moment and continued, a run ends in the numbers of one that was never interrupted."
-import random,subprocess,sys,time
+import os,random,shutil,subprocess,sys,time
 
 import pandas as pd
 
@@ -32,3 +32,49 @@ def test_kill_and_resume(faces, tmp_path):
     same = [pd.read_csv(o/'comparison.csv').drop(columns=['seconds','seconds_per_epoch','images_per_second']) for o in (whole,cut)]
     pd.testing.assert_frame_equal(*same)
     assert {o.name for o in whole.rglob('*')} == {o.name for o in cut.rglob('*')}, 'nothing half-written is left'
+
+# before the first epoch
+
+TRAIN = '''
+import sys
+from pathlib import Path
+from deepfake_nb import learners
+from deepfake_nb.data import load_data,make_table
+learners.PART_SECONDS = 0
+learners._step = lambda *a: 8
+faces,out = map(Path, sys.argv[1:])
+data = load_data(make_table([faces/'real'], [faces/'fake']), 32, zoom=8/7)
+learners.train_model('resnet18', data, out, frozen_epochs=1, epochs=1, bs=16, weights='none', device='cpu')
+'''
+
+def kept(cache): return sorted((cache/'deepfake_nb'/'features').rglob('*.safetensors'))
+
+def sitting(faces, out, cache, parts=None):
+    "Train in a process of its own, and kill it when it has left `parts` more parts of features; how many there are"
+    before = len(kept(cache))
+    p = subprocess.Popen([sys.executable, '-c', TRAIN, faces, out], env={**os.environ, 'XDG_CACHE_HOME':str(cache)}, stderr=subprocess.PIPE, text=True)
+    while parts and p.poll() is None and len(kept(cache))<before+parts: time.sleep(.002)
+    if parts: p.kill()
+    err = p.communicate()[1]
+    assert parts or p.returncode == 0, err
+    return len(kept(cache))
+
+def test_features_survive_and_make_no_difference(faces, tmp_path):
+    whole,cut = tmp_path/'whole',tmp_path/'cut'
+    n = sitting(faces, whole, tmp_path/'one')
+    seen = [sitting(faces, cut, tmp_path/'two', 9) for _ in range(2)]
+    assert 9 <= seen[0] < seen[1] <= n, 'every sitting gets further'
+    assert not (cut/'checkpoint.safetensors').exists()
+    files = kept(tmp_path/'two')
+    files[1].write_bytes(files[1].read_bytes()[:-1])             # damaged: made again
+    files[3].unlink()
+    assert sitting(faces, cut, tmp_path/'two') == n
+    for f in ('model.safetensors','predictions.csv'): assert (whole/f).read_bytes() == (cut/f).read_bytes(), f
+
+def test_a_cache_that_vanishes_costs_time_alone(faces, tmp_path):
+    whole,cut = tmp_path/'whole',tmp_path/'cut'
+    sitting(faces, whole, tmp_path/'one')
+    sitting(faces, cut, tmp_path/'two', 9)
+    shutil.rmtree(tmp_path/'two')
+    sitting(faces, cut, tmp_path/'two')
+    assert (whole/'model.safetensors').read_bytes() == (cut/'model.safetensors').read_bytes()
