@@ -28,15 +28,12 @@ def test_spoilt_inputs(lab, kind):
 @pytest.mark.parametrize('kind', fuzz.KINDS)
 def test_whole_inputs_are_answered(lab, kind, monkeypatch):
     "Whoever refuses everything refuses no damage"
-    for i in range(4):
-        monkeypatch.setattr(fuzz, 'spoilt', lambda *a: untouched(lab, kind, i))
-        assert fuzz.attempt(lab, 0, kind, i)[0]=='answer', fuzz.attempt(lab, 0, kind, i)
-
-def untouched(lab, kind, i):
-    "One of the files of a kind as it was made"
-    files = fuzz.KINDS[kind][0]
-    file = lab.home/files[i%len(files)]
-    return fuzz.inside(lab.home, kind, file),file.read_bytes(),'whole'
+    for name in sorted(set(fuzz.KINDS[kind][0]))[:4]:
+        file = lab.home/name
+        if not file.exists(): continue
+        monkeypatch.setattr(fuzz, 'spoilt', lambda *a: (fuzz.inside(lab.home, kind, file),file.read_bytes(),'whole'))
+        outcome,how,tb = fuzz.attempt(lab, 0, kind, 0)
+        assert outcome=='answer', f'{how}: {outcome}\n{tb}'
 
 def test_the_same_seed_spoils_alike(lab):
     for kind in fuzz.KINDS:

@@ -138,7 +138,7 @@ def save_videos(home, faces):
 def save_tables(home, table):
     "The kinds of tables that people bring: a CSV of paths, and CelebA's lists"
     d = home/'tables'; d.mkdir()
-    t = table.assign(label=table.label.map({0:'real',1:'fake'}), group=[f'g{i//2}' for i in range(len(table))], split=['train','valid']*(len(table)//2))
+    t = table.assign(label=table.label.map({0:'real',1:'fake'}), group=[f'g{i//2}' for i in range(len(table))], split=[('train','valid')[i//2%2] for i in range(len(table))])
     t.to_csv(d/'a.csv', index=False); t[['path','label']].to_csv(d/'b.csv', index=False)
     photos,celeba = list(table.path[table.label==0]),home/'celeba'
     (celeba/'img_align_celeba').mkdir(parents=True)
