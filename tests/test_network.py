@@ -1,4 +1,6 @@
-"Nothing is looked up, nothing is sent, and nothing is written but what was asked for: watched by Python's audit hooks and, where it is installed, by strace."
+"""Nothing is looked up, nothing is sent, and nothing is written but what was asked for
+
+Watched by Python's audit hooks and, where it is installed, by strace."""
 import os,re,shutil,signal,socket,subprocess,sys,time,urllib.request
 from pathlib import Path
 
@@ -10,8 +12,9 @@ from conftest import SMALL
 HOOK = '''
 import os,sys
 def watch(event, args):
-    if event in ('socket.connect','socket.sendto','socket.sendmsg','socket.getaddrinfo','socket.gethostbyname','socket.gethostbyaddr'):
-        what = args[0] if event.startswith('socket.geth') or event=='socket.getaddrinfo' else args[1]
+    names = 'socket.getaddrinfo','socket.gethostbyname','socket.gethostbyaddr'
+    if event in ('socket.connect','socket.sendto','socket.sendmsg',*names):
+        what = args[0] if event in names else args[1]
         with open(os.environ['WATCHED'], 'a') as f: f.write(f'{event} {what!r}\\n')
 sys.addaudithook(watch)
 '''
@@ -39,12 +42,14 @@ class Watch:
         (folder/'hook'/'sitecustomize.py').write_text(HOOK)
         self.log.touch()
         root = str(Path(__file__).resolve().parents[1])
-        keep = {k:v for k,v in os.environ.items() if k in ('PATH','LANG','VIRTUAL_ENV','LD_LIBRARY_PATH','SYSTEMROOT')}
-        self.env = keep | dict(PYTHONPATH=f'{folder/"hook"}{os.pathsep}{root}', HOME=str(folder/'home'), TMPDIR=str(folder/'tmp'), WATCHED=str(self.log), OMP_NUM_THREADS='1', TQDM_DISABLE='1', MPLBACKEND='Agg')
+        self.env = {k:v for k,v in os.environ.items() if k in ('PATH','LANG','VIRTUAL_ENV','LD_LIBRARY_PATH','SYSTEMROOT')}
+        self.env |= dict(PYTHONPATH=f'{folder/"hook"}{os.pathsep}{root}', HOME=str(folder/'home'), TMPDIR=str(folder/'tmp'),
+            WATCHED=str(self.log), OMP_NUM_THREADS='1', TQDM_DISABLE='1', MPLBACKEND='Agg')
 
     def start(self, *args):
-        trace = [STRACE,'-f','--seccomp-bpf','-qq','-A','-o',str(self.trace),'-e','trace=connect,sendto,sendmsg,sendmmsg'] if STRACE else []
-        return subprocess.Popen([*trace,sys.executable,*map(str, args)], env=self.env, cwd=self.folder/'tmp', stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        traced = [STRACE,'-f','--seccomp-bpf','-qq','-A','-o',str(self.trace),'-e','trace=connect,sendto,sendmsg,sendmmsg']
+        return subprocess.Popen([*(traced if STRACE else []),sys.executable,*map(str, args)], env=self.env, cwd=self.folder/'tmp',
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
     def run(self, *args):
         p = self.start(*args)
@@ -59,8 +64,9 @@ class Watch:
 
     def written(self):
         "Files under the home and the temporary folder, but for the package's own cache and matplotlib's list of fonts"
-        files = [o.relative_to(self.folder) for top in ('home','tmp') for o in (self.folder/top).rglob('*') if o.is_file()]
-        return sorted(str(o) for o in files if o.parts[:3]!=('home','.cache','deepfake_nb') and not re.fullmatch(r'fontlist-v.*\.json', o.name))
+        files = [o.relative_to(self.folder) for k in ('home','tmp') for o in (self.folder/k).rglob('*') if o.is_file()]
+        ours = lambda o: o.parts[:3]==('home','.cache','deepfake_nb') or re.fullmatch(r'fontlist-v.*\.json', o.name)
+        return sorted(str(o) for o in files if not ours(o))
 
 CLI = '-c','from deepfake_nb.cli import main; main()'
 
@@ -77,12 +83,14 @@ def exported(trained, tmp_path_factory):
 def test_export_and_predict_are_silent(watch, trained, faces, tmp_path):
     pytest.importorskip('onnxruntime')
     watch.run(*CLI, 'export', trained, '--out', tmp_path/'m.onnx')
-    for model in (tmp_path/'m.onnx',trained): assert 'fake' in watch.run(*CLI, 'predict', next((faces/'real').iterdir()), '--model', model)
+    face = next((faces/'real').iterdir())
+    for model in (tmp_path/'m.onnx',trained): assert 'fake' in watch.run(*CLI, 'predict', face, '--model', model)
     assert watch.said()==[] and watch.written()==[]
 
 def test_compare_is_silent(watch, faces, tmp_path):
     small = [*SMALL]; small[small.index('--epochs')+1] = '1'
-    watch.run(*CLI, 'compare', '--real', faces/'real', '--fake', faces/'fake', '--models', 'cnn2', *small, '--out', tmp_path/'run')
+    data = '--real',faces/'real','--fake',faces/'fake'
+    watch.run(*CLI, 'compare', *data, '--models', 'cnn2', *small, '--out', tmp_path/'run')
     assert watch.said()==[] and watch.written()==[] and (tmp_path/'run'/'report.html').exists()
 
 def test_the_page_is_silent(watch, exported):
@@ -92,8 +100,8 @@ def test_the_page_is_silent(watch, exported):
     try:
         line = next(o for o in p.stdout if 'the page is at' in o or 'Error' in o)
         assert 'the page is at' in line
-        page = urllib.request.build_opener(urllib.request.ProxyHandler({})).open(f'http://127.0.0.1:{port}/', timeout=60).read().decode()
-        assert 'Is this face fake?' in page
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        assert 'Is this face fake?' in direct.open(f'http://127.0.0.1:{port}/', timeout=60).read().decode()
         time.sleep(2)       # whoever reports home does so in the background
         assert watch.said()==[]
     finally:
@@ -108,15 +116,20 @@ def child(pid):
 
 # The watch itself: what it is to find, it finds
 
-@pytest.mark.parametrize('code', ["import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.connect(('203.0.113.7', 9))", "import socket; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', ('203.0.113.7', 9))",
-    "import socket\ntry: socket.getaddrinfo('example.invalid', 80)\nexcept OSError: pass"])
-def test_a_planted_packet_is_found(watch, code):
-    watch.run('-c', f'try:\n    {code.replace(chr(10), chr(10)+"    ")}\nexcept OSError: pass')
+UDP = 'import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)'
+PLANTED = dict(connect=f"{UDP}; s.connect(('203.0.113.7', 9))", send=f"{UDP}; s.sendto(b'x', ('203.0.113.7', 9))",
+    look_up="import socket; socket.getaddrinfo('example.invalid', 80)")
+
+@pytest.mark.parametrize('kind', PLANTED)
+def test_a_planted_packet_is_found(watch, kind):
+    watch.run('-c', f'try: {PLANTED[kind]}\nexcept OSError: pass')
     assert watch.said()
 
 @pytest.mark.skipif(not STRACE, reason='native code is watched by strace')
 def test_a_planted_native_packet_is_found(watch):
-    code = 'import ctypes,struct; c = ctypes.CDLL(None); s = c.socket(2, 2, 0); c.connect(s, struct.pack("<HHI8x", 2, 0x900, 0x077100cb), 16)'
+    code = """import ctypes,struct
+c = ctypes.CDLL(None)
+c.connect(c.socket(2, 2, 0), struct.pack('<HHI8x', 2, 0x900, 0x077100cb), 16)"""
     watch.run('-c', code)
     assert watch.log.read_text()=='' and watch.said()==['203.0.113.7']
 
@@ -135,7 +148,10 @@ def test_the_device_id_of_onnx_runtime_is_found_where_its_telemetry_is_on(watch,
     assert quiet.written()==[] and quiet.said()==[]
 
 def test_what_counts_as_beyond():
-    for o in ("socket.connect ('127.0.0.1', 80)","socket.connect ('::1', 80, 0, 0)","socket.getaddrinfo 'localhost'","socket.getaddrinfo None","socket.connect ('localhost', 1)"): assert not beyond(o), o
-    for o in ("socket.connect ('8.8.8.8', 80)","socket.getaddrinfo 'huggingface.co'","socket.getaddrinfo b'huggingface.co'","socket.sendto ('1.1.1.1', 53)","socket.connect ('127.0.0.1.example.com', 80)"): assert beyond(o), o
-    assert beyond_traced('connect(3, {sa_family=AF_INET, sin_port=htons(53), sin_addr=inet_addr("8.8.8.8")}, 16)')=={'8.8.8.8'}
-    assert not beyond_traced('connect(3, {sa_family=AF_UNIX, sun_path="/var/run/nscd/socket"}, 110)\nconnect(3, {sa_family=AF_INET, sin_port=htons(1), sin_addr=inet_addr("127.0.0.1")}, 16)')
+    for o in ("connect ('127.0.0.1', 80)","connect ('::1', 80, 0, 0)","getaddrinfo 'localhost'","getaddrinfo None"):
+        assert not beyond(f'socket.{o}'), o
+    for o in ("connect ('8.8.8.8', 80)","getaddrinfo 'huggingface.co'","getaddrinfo b'huggingface.co'","sendto ('1.1.1.1', 53)",
+            "connect ('127.0.0.1.example.com', 80)"): assert beyond(f'socket.{o}'), o
+    there = 'connect(3, {sa_family=AF_INET, sin_port=htons(53), sin_addr=inet_addr("8.8.8.8")}, 16)'
+    here = 'connect(3, {sa_family=AF_UNIX, sun_path="/var/run/nscd/socket"}, 110)\n'+there.replace('8.8.8.8', '127.0.0.1')
+    assert beyond_traced(there)=={'8.8.8.8'} and not beyond_traced(here)

@@ -1,8 +1,13 @@
-"""Damaged and hostile inputs by the hundred: python tools/fuzz.py --n 3600 --seed 0 [--kinds jpeg onnx] [--only KIND:NUMBER]
+"""Damaged and hostile inputs by the hundred
 
-Inputs of every kind that the package reads are made here, spoilt in a way that `--seed`, the kind and a number decide, and given to the functions behind the command line. Three outcomes are right:
-an answer, an `InputError`, or an error of that one item. Wrong are any other exception, more than 30 seconds, a process that dies, and, of weights, checkpoints and ONNX files, an answer with
-other numbers than those of the whole file. What is wrong is listed with its KIND:NUMBER, which `--only` repeats with the traceback, leaving the spoilt file behind. Exit code 1 if anything is wrong.
+    python tools/fuzz.py --n 3600 --seed 0 [--kinds jpeg onnx] [--only KIND:NUMBER]
+
+Inputs of every kind that the package reads are made here, spoilt in a way that the seed, the kind and a number
+decide, and given to the functions behind the command line. Three outcomes are right: an answer, an `InputError`,
+or an error of that one item. Wrong are any other exception, more than 30 seconds, a process that dies, and, of
+weights, checkpoints and ONNX files, an answer with other numbers than those of the whole file. What is wrong is
+listed with its KIND:NUMBER, which `--only` repeats with the traceback, leaving the spoilt file behind. Exit code
+1 if anything is wrong.
 """
 import argparse,io,json,math,multiprocessing,os,shutil,struct,sys,tempfile,time,traceback,zlib
 from collections import Counter,defaultdict
@@ -12,8 +17,10 @@ from pathlib import Path
 SECONDS = 30    # An input that takes longer is a hang
 MEMORY = 4*2**30 # Bytes of data that a worker may have
 EXTREMES = [0, 1, 0x7f, 0x80, 0xff, 0x7fff, 0xffff, 0x7fffffff, 0x80000000, 0xffffffff]
-ODD = [None, True, -1, 0, .5, 1e308, 10**30, 2**31, float('nan'), float('inf'), '', 'x', '../../../etc/passwd', '/dev/zero', '\0', '\ud800', 'a'*5000, [], {}, [[]], dict(a=1), [1]*1000]
-CELLS = ['', '-1', '1e400', 'NaN', 'inf', 'None', 'fake', 'REAL', '"', "'", '=1+1', '../../etc/passwd', '/dev/zero', '.', '~', '\0', '\ufeff', 'é', 'a'*70_000, '0x10', '1,2', '\u202e']
+ODD = [None, True, -1, 0, .5, 1e308, 10**30, 2**31, float('nan'), float('inf'), '', 'x', '../../../etc/passwd',
+    '/dev/zero', '\0', '\ud800', 'a'*5000, [], {}, [[]], dict(a=1), [1]*1000]
+CELLS = ['', '-1', '1e400', 'NaN', 'inf', 'None', 'fake', 'REAL', '"', "'", '=1+1', '../../etc/passwd',
+    '/dev/zero', '.', '~', '\0', '\ufeff', 'é', 'a'*70_000, '0x10', '1,2', '\u202e']
 
 # Mutations of bytes: each takes (bytes, another sample, rng)
 
@@ -108,7 +115,8 @@ def spoil_csv(b, other, rng):
     if how=='row': rows[i] = rows[i]*int(rng.integers(0, 4))
     if how=='empty': rows = rows[:1]
     text = {'separator':';'}.get(how, ',').join
-    return '\n'.join(map(text, rows)).encode(str(rng.choice(['utf-16','utf-8-sig','latin-1'])) if how=='encoding' else 'utf-8', 'replace'),f'{how} {i},{j}'
+    encoding = str(rng.choice(['utf-16','utf-8-sig','latin-1'])) if how=='encoding' else 'utf-8'
+    return '\n'.join(map(text, rows)).encode(encoding, 'replace'),f'{how} {i},{j}'
 
 # Whole inputs, made once
 
@@ -120,9 +128,15 @@ def save_pictures(home, faces):
     icc = ImageCms.ImageCmsProfile(ImageCms.createProfile('sRGB')).tobytes()
     grey,clear = a.convert('L'),a.convert('RGBA'); clear.putalpha(grey)
     d = home/'pictures'; d.mkdir()
-    for name,img,kw in (('a.jpg',a,dict(exif=exif, icc_profile=icc)),('b.jpg',b,dict(progressive=True, subsampling='4:4:4')),('c.jpg',a.convert('CMYK'),{}),('a.png',clear,dict(exif=exif, icc_profile=icc)),('b.png',a.convert('P'),dict(transparency=3)),
-            ('c.png',grey.convert('I;16'),{}),('a.webp',a,dict(exif=exif)),('b.webp',clear,dict(lossless=True)),('a.tif',a,dict(compression='tiff_lzw', icc_profile=icc)),('b.tif',b,dict(compression='jpeg')),('c.tif',grey,dict(compression='tiff_adobe_deflate')),
-            ('a.gif',a,dict(save_all=True, append_images=[b])),('b.gif',grey,{}),('a.avif',a,dict(exif=exif)),('b.avif',clear,{}),('a.bmp',a,{}),('b.bmp',a.convert('P'),{}),('a.ppm',a,{}),('b.pgm',grey,{})): img.save(d/name, **kw)
+    for name,img,kw in (
+        ('a.jpg',a,dict(exif=exif, icc_profile=icc)), ('b.jpg',b,dict(progressive=True, subsampling='4:4:4')),
+        ('c.jpg',a.convert('CMYK'),{}), ('a.png',clear,dict(exif=exif, icc_profile=icc)),
+        ('b.png',a.convert('P'),dict(transparency=3)), ('c.png',grey.convert('I;16'),{}),
+        ('a.webp',a,dict(exif=exif)), ('b.webp',clear,dict(lossless=True)),
+        ('a.tif',a,dict(compression='tiff_lzw', icc_profile=icc)), ('b.tif',b,dict(compression='jpeg')),
+        ('c.tif',grey,dict(compression='tiff_adobe_deflate')), ('a.gif',a,dict(save_all=True, append_images=[b])),
+        ('b.gif',grey,{}), ('a.avif',a,dict(exif=exif)), ('b.avif',clear,{}), ('a.bmp',a,{}),
+        ('b.bmp',a.convert('P'),{}), ('a.ppm',a,{}), ('b.pgm',grey,{})): img.save(d/name, **kw)
 
 def save_videos(home, faces):
     "Eight frames in two containers"
@@ -132,13 +146,15 @@ def save_videos(home, faces):
     for name,codec in (('a.mp4','mpeg4'),('b.mkv','mpeg4')):
         with av.open(str(d/name), 'w') as out:
             s = out.add_stream(codec, rate=8, width=64, height=64, pix_fmt='yuv420p')
-            for i in range(8): out.mux(s.encode(av.VideoFrame.from_image(Image.open(faces[i%2]).convert('RGB').rotate(i))))
+            for i in range(8):
+                out.mux(s.encode(av.VideoFrame.from_image(Image.open(faces[i%2]).convert('RGB').rotate(i))))
             out.mux(s.encode())
 
 def save_tables(home, table):
     "The kinds of tables that people bring: a CSV of paths, and CelebA's lists"
     d = home/'tables'; d.mkdir()
-    t = table.assign(label=table.label.map({0:'real',1:'fake'}), group=[f'g{i//2}' for i in range(len(table))], split=[('train','valid')[i//2%2] for i in range(len(table))])
+    t = table.assign(label=table.label.map({0:'real',1:'fake'}), group=[f'g{i//2}' for i in range(len(table))],
+        split=[('train','valid')[i//2%2] for i in range(len(table))])
     t.to_csv(d/'a.csv', index=False); t[['path','label']].to_csv(d/'b.csv', index=False)
     photos,celeba = list(table.path[table.label==0]),home/'celeba'
     (celeba/'img_align_celeba').mkdir(parents=True)
@@ -147,7 +163,8 @@ def save_tables(home, table):
     (d/'identity_CelebA.txt').write_text(''.join(f'{o},{i//2}\n'.replace(',', ' ') for i,o in enumerate(names)))
     (d/'list_eval_partition.csv').write_text('image_id,partition\n'+''.join(f'{o},{i%3}\n' for i,o in enumerate(names)))
 
-AUDIT = dict(verdict='weak', probes=[dict(name=k, kind='shortcut', auc=.6, low=.55, high=.65, verdict='weak', mend='mend it') for k in ('format','border')])
+AUDIT = dict(verdict='weak', probes=[dict(name=k, kind='shortcut', auc=.6, low=.55, high=.65, verdict='weak', mend='mend it')
+    for k in ('format','border')])
 
 class Stop(BaseException): "Ends a training as Ctrl-C does"
 
@@ -243,7 +260,8 @@ def picture(lab, name, data, i):
     from deepfake_nb.data import read_file
     from deepfake_nb.trust import file_facts
     path = lab.work/name; path.write_bytes(data)
-    assert isinstance(file_facts(path), (dict,str)) and isinstance(file_facts(path, equal=dict(side=32, quality=75)), (dict,str)) and isinstance(read_file(path, (32,)), (tuple,str))
+    for equal in (None,dict(side=32, quality=75)): assert isinstance(file_facts(path, equal=equal), (dict,str))
+    assert isinstance(read_file(path, (32,)), (tuple,str))
     a,b = (lab.detector.predict([o])[0] for o in (path,data))
     assert (a.prob_fake,a.error is None)==(b.prob_fake,b.error is None), 'a path and its bytes are answered differently'
     return 'answer' if a.error is None else 'refused'
@@ -261,7 +279,8 @@ def celeba(lab, name, data, i):
     from deepfake_nb.data import make_table
     root = lab.work/'celeba'
     shutil.copytree(lab.home/'celeba', root, copy_function=os.link)
-    for o in ('identity_CelebA.txt','list_eval_partition.csv'): (root/o).write_bytes(data if o==name else (lab.home/'tables'/o).read_bytes())
+    for o in ('identity_CelebA.txt','list_eval_partition.csv'):
+        (root/o).write_bytes(data if o==name else (lab.home/'tables'/o).read_bytes())
     return tried(*[lambda p=p: make_table([root], [lab.home/'sample'/'fake'], partition=p) for p in (False,True)])
 
 def run(lab, name, data, i):
@@ -270,8 +289,11 @@ def run(lab, name, data, i):
     from deepfake_nb.detector import evaluate,export
     folder = lab.place(name, data, 'run')
     some = lab.table.groupby('label').head(6)
-    more = [lambda: write_report(folder), lambda: evaluate(folder/'cnn2', some, say=lambda o: None), lambda: compare(lab.table, folder, settings(), resume=True, say=lambda o: None), lambda: export(folder/'cnn2', lab.work/'x.onnx')]
-    return tried(lambda: lab.ask(folder/'cnn2'), lambda: comparison_table(folder), lambda: best_model(folder), lambda: about(lab.detector, folder/'cnn2'), *([more[i//5%4]] if i%5==0 else []))
+    more = [lambda: write_report(folder), lambda: evaluate(folder/'cnn2', some, say=lambda o: None),
+        lambda: compare(lab.table, folder, settings(), resume=True, say=lambda o: None),
+        lambda: export(folder/'cnn2', lab.work/'x.onnx')]
+    return tried(lambda: lab.ask(folder/'cnn2'), lambda: comparison_table(folder), lambda: best_model(folder),
+        lambda: about(lab.detector, folder/'cnn2'), *([more[i//5%4]] if i%5==0 else []))
 
 def weights(lab, name, data, i):
     return same(lab, f'run/{Path(name).parent}', lambda: lab.ask(lab.place(name, data, 'run')/Path(name).parent))
@@ -283,12 +305,22 @@ def onnx(lab, name, data, i):
     path = lab.work/name; path.write_bytes(data)
     return same(lab, 'model.onnx', lambda: lab.ask(path))
 
-_run_files = [f'run/{o}' for o in ('config.json','table.csv','comparison.csv','bad_files.csv','files.csv','audit.json','cnn2/config.json','cnn2/config.json','cnn2/metrics.json','cnn2/predictions.csv','cnn2/history.csv','resnet18/config.json','resnet18/metrics.json')]
-_pictures = {k:([f'pictures/{o}' for o in v.split()],spoil_png if k=='png' else spoil_bytes,picture,1) for k,v in dict(jpeg='a.jpg b.jpg c.jpg', png='a.png b.png c.png', webp='a.webp b.webp', tiff='a.tif b.tif c.tif', gif='a.gif b.gif', avif='a.avif b.avif', bmp='a.bmp b.bmp', ppm='a.ppm b.pgm').items()}
+_json = 'config.json audit.json cnn2/config.json cnn2/metrics.json resnet18/config.json resnet18/metrics.json'
+_csv = 'table.csv comparison.csv bad_files.csv files.csv cnn2/predictions.csv cnn2/history.csv'
+_formats = dict(jpeg='a.jpg b.jpg c.jpg', png='a.png b.png c.png', webp='a.webp b.webp', tiff='a.tif b.tif c.tif',
+    gif='a.gif b.gif', avif='a.avif b.avif', bmp='a.bmp b.bmp', ppm='a.ppm b.pgm')
+
+def _in(folder, names): return [f'{folder}/{o}' for o in names.split()]
+
 KINDS = { # name: (files that are spoilt, how, what is done with them, share of the inputs)
-    **_pictures, 'mp4':(['videos/a.mp4'],spoil_bytes,video,1), 'mkv':(['videos/b.mkv'],spoil_bytes,video,1), 'csv':(['tables/a.csv','tables/b.csv'],spoil_csv,table,1), 'celeba':(['tables/identity_CelebA.txt','tables/list_eval_partition.csv'],spoil_csv,celeba,1),
-    'json':([o for o in _run_files if o.endswith('.json')],spoil_json,run,1), 'runcsv':([o for o in _run_files if o.endswith('.csv')],spoil_csv,run,.5), 'weights':(['run/cnn2/model.safetensors']*7+['run/resnet18/model.safetensors'],spoil_tensors,weights,1),
-    'checkpoint':(['half/checkpoint.safetensors'],spoil_tensors,checkpoint,.3), 'onnx':(['model.onnx'],spoil_bytes,onnx,1)}
+    **{k:(_in('pictures', v),spoil_png if k=='png' else spoil_bytes,picture,1) for k,v in _formats.items()},
+    'mp4':(_in('videos', 'a.mp4'),spoil_bytes,video,1), 'mkv':(_in('videos', 'b.mkv'),spoil_bytes,video,1),
+    'csv':(_in('tables', 'a.csv b.csv'),spoil_csv,table,1),
+    'celeba':(_in('tables', 'identity_CelebA.txt list_eval_partition.csv'),spoil_csv,celeba,1),
+    'json':(_in('run', _json),spoil_json,run,1), 'runcsv':(_in('run', _csv),spoil_csv,run,.5),
+    'weights':(_in('run', 'cnn2/model.safetensors '*7+'resnet18/model.safetensors'),spoil_tensors,weights,1),
+    'checkpoint':(_in('half', 'checkpoint.safetensors'),spoil_tensors,checkpoint,.3),
+    'onnx':(['model.onnx'],spoil_bytes,onnx,1)}
 
 def spoilt(home, seed, kind, i):
     "Number `i` of a kind: (name of the file, its spoilt content, how it was spoilt)"
@@ -370,11 +402,15 @@ def report(results):
     for o in results: rows[o[0]].append(o)
     for k,v in [*rows.items(),('all',results)]:
         n = Counter(o[2] for o in v)
-        print(f"{k:11}{len(v):7}{n['answer']:8}{n['refused']:8}"+''.join(f'{n[o]:15}' for o in WRONG)+f'{max(o[5] for o in v):12.1f}')
+        wrong,slowest = ''.join(f'{n[o]:15}' for o in WRONG),max(o[5] for o in v)
+        print(f"{k:11}{len(v):7}{n['answer']:8}{n['refused']:8}{wrong}{slowest:12.1f}")
     groups = defaultdict(list)
     for o in results:
-        if o[2] in WRONG: groups[o[2],o[4].strip().splitlines()[-1][:160] if o[4] else o[3] if o[2]=='other numbers' else '', where(o[4])].append(o)
-    for (outcome,last,at),v in groups.items(): print(f"\n{outcome}, {len(v)} times: {last}\n   {at}\n   "+', '.join(f'{k}:{i}' for k,i,*_ in v[:6])+f'   {v[0][3]}')
+        if o[2] not in WRONG: continue
+        last = o[4].strip().splitlines()[-1][:160] if o[4] else o[3] if o[2]=='other numbers' else ''
+        groups[o[2],last,where(o[4])].append(o)
+    for (outcome,last,at),v in groups.items():
+        print(f"\n{outcome}, {len(v)} times: {last}\n   {at}\n   "+', '.join(f'{k}:{i}' for k,i,*_ in v[:6])+f'   {v[0][3]}')
     return sum(map(len, groups.values()))
 
 def where(tb):
