@@ -1,5 +1,5 @@
 "The detector: one answer for whatever comes, the same from every form of a model, and nothing lost on the way."
-import io,json,os,signal,subprocess,sys,weakref
+import io,json,os,re,shutil,signal,subprocess,sys,weakref
 from pathlib import Path
 
 import numpy as np
@@ -257,7 +257,7 @@ def test_an_interrupted_table_goes_on(det, faces, items, tmp_path, with_faces):
     paths = [*find_images(faces)[:12],*items,*find_images(faces)[11:16],*[find_images(faces)[16]]*2]
     if with_faces: paths = [pair(tmp_path/f'{a}.png', (a,b)) for a,b in zip((1,3,8,12,18,21,23,25), (2,5,11,13,19,22,24,26))]+list(items)
     n,asked = d.predict_csv(det, paths, tmp_path/'whole.csv', faces=with_faces),[]
-    for calls in (1,1):
+    for calls in (1,0):
         with pytest.raises(Stop): d.predict_csv(stops(det, calls), paths, tmp_path/'a.csv', bs=4, faces=with_faces)
         assert not (tmp_path/'a.csv').exists()
     part, = tmp_path.glob('.a.csv*.part')
@@ -513,3 +513,13 @@ def test_evaluate_says_why_there_is_nothing(trained, faces, tmp_path):
     good = find_images(faces/'real')[0]
     for rows,word in (([(bad,0),(bad,1)],'real'), ([(good,0),(bad,1)],'fake')):
         with pytest.raises(InputError, match=f'none of the 1 {word} images can be read.*not an image'): d.evaluate(trained, pd.DataFrame(dict(path=[str(o) for o,_ in rows], label=[y for _,y in rows])))
+
+@pytest.mark.skipif(not shutil.which('strace'), reason='no strace on this machine')
+def test_an_answer_asks_nobody_and_writes_nothing(onnx_file, faces, tmp_path):
+    src = "import sys; from deepfake_nb.detector import Detector; print(Detector.load(sys.argv[1]).predict(sys.argv[2])[0].verdict)"
+    (home := tmp_path/'home').mkdir()
+    r = subprocess.run(['strace','-f','-e','trace=socket,connect,openat,mkdir,rename','-o',tmp_path/'log',sys.executable,'-B','-c',src,onnx_file,find_images(faces)[0]],
+        capture_output=True, text=True, env={**os.environ, 'HOME':str(home), 'XDG_CACHE_HOME':str(home/'cache')})
+    log = (tmp_path/'log').read_text(errors='replace')
+    assert r.stdout.strip() in ('real','fake','uncertain') and 'openat' in log, r.stderr
+    assert not re.search(r'socket\(AF_INET|connect\(|mkdir\(|rename\(|openat\([^)]*O_CREAT', log) and not list(home.iterdir())
