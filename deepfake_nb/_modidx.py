@@ -362,6 +362,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'deepfake_nb.detector._length': ('detector.html#_length', 'deepfake_nb/detector.py'),
                                       'deepfake_nb.detector._line': ('detector.html#_line', 'deepfake_nb/detector.py'),
                                       'deepfake_nb.detector._looks_like': ('detector.html#_looks_like', 'deepfake_nb/detector.py'),
+                                      'deepfake_nb.detector._matrix': ('detector.html#_matrix', 'deepfake_nb/detector.py'),
                                       'deepfake_nb.detector._not_here': ('detector.html#_not_here', 'deepfake_nb/detector.py'),
                                       'deepfake_nb.detector._open_pil': ('detector.html#_open_pil', 'deepfake_nb/detector.py'),
                                       'deepfake_nb.detector._open_video': ('detector.html#_open_video', 'deepfake_nb/detector.py'),

@@ -409,16 +409,23 @@ def is_torn(
 def _upright(img, matrix):
     "Turn and mirror `img` as the display matrix of its frame says, to the nearest quarter"
     if matrix is None: return img
-    a,b,_,c,d = struct.unpack('=5i', bytes(matrix)[:20])
+    a,b,_,c,d = struct.unpack('=5i', matrix[:20])
     if abs(b)+abs(c)>abs(a)+abs(d): img,a,d = img.transpose(Image.Transpose.TRANSPOSE),c,b
     if a<0: img = img.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     return img.transpose(Image.Transpose.FLIP_TOP_BOTTOM) if d<0 else img
 
-def _picture(frame, hdr):
+def _matrix(frame):
+    "The display matrix of a frame as bytes, if it has one"
+    try: matrix = frame.side_data.get('DISPLAYMATRIX')
+    except Exception as e: raise ValueError(f"it does not say which way is up: {e}") from e     # PyAV raises many kinds of error
+    return matrix and bytes(matrix)
+
+def _picture(frame, matrix, hdr):
     "The picture of a decoded frame"
     _check_side(frame.width, frame.height)
-    try: img = _upright(frame.to_image(), frame.side_data.get('DISPLAYMATRIX'))
-    except Exception as e: raise ValueError(f"its frames cannot be turned into pictures: {e}") from e       # PyAV's errors are of many kinds
+    try: img = frame.to_image()
+    except Exception as e: raise ValueError(f"its frames cannot be turned into pictures: {e}") from e       # likewise
+    img = _upright(img, matrix)
     if hdr: img.info['hdr'] = hdr
     return img
 
@@ -454,7 +461,8 @@ def frames(
             if frame is None: yield at,None; return
             share = i//every if every else int((at+half)/step)
             if share<due: continue
-            yield at,_picture(frame, hdr)
+            if not due: matrix = _matrix(frame)     # of one frame only: to be asked keeps a frame in memory
+            yield at,_picture(frame, matrix, hdr)
             due = share+1
             if not every and due>=n: return
         if due and is_torn(file): yield at,None
