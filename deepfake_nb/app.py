@@ -199,7 +199,7 @@ async def _refuse(request, why, status):
     "Say why not, when the visitor listens"
     from starlette.requests import ClientDisconnect
     from starlette.responses import PlainTextResponse
-    with suppress(ClientDisconnect):
+    with suppress(ClientDisconnect,RuntimeError):       # gone, or read already
         async for _ in request.stream(): pass
     return PlainTextResponse(why, status)
 
