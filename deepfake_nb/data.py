@@ -113,7 +113,7 @@ class PixelCache:
 def _stat(path):
     "Size and time of change of a file"
     try: st = os.stat(path)
-    except OSError: return 'missing'
+    except (OSError,ValueError): return 'missing'
     return f'{st.st_size} {st.st_mtime_ns}'
 
 def _order(table, quota):

@@ -25,6 +25,19 @@ def test_spoilt_inputs(lab, kind):
         assert outcome in ('answer','refused'), f'{kind}:{i}, {how}: {outcome}\n{tb}'
         assert time.perf_counter()-start < fuzz.SECONDS, f'{kind}:{i}, {how}'
 
+@pytest.mark.parametrize('kind', fuzz.KINDS)
+def test_whole_inputs_are_answered(lab, kind, monkeypatch):
+    "Whoever refuses everything refuses no damage"
+    for i in range(4):
+        monkeypatch.setattr(fuzz, 'spoilt', lambda *a: untouched(lab, kind, i))
+        assert fuzz.attempt(lab, 0, kind, i)[0]=='answer', fuzz.attempt(lab, 0, kind, i)
+
+def untouched(lab, kind, i):
+    "One of the files of a kind as it was made"
+    files = fuzz.KINDS[kind][0]
+    file = lab.home/files[i%len(files)]
+    return fuzz.inside(lab.home, kind, file),file.read_bytes(),'whole'
+
 def test_the_same_seed_spoils_alike(lab):
     for kind in fuzz.KINDS:
         a,b,c = (fuzz.spoilt(lab.home, s, kind, 3) for s in (0,0,5))

@@ -20,7 +20,7 @@ CELLS = ['', '-1', '1e400', 'NaN', 'inf', 'None', 'fake', 'REAL', '"', "'", '=1+
 def flip(b, other, rng):
     "One to eight bits, half of the time in the header"
     b,most = bytearray(b),len(b) if rng.random()<.5 else min(len(b), 512)
-    for i in rng.integers(most, size=rng.integers(1, 9)): b[i] ^= 1<<int(rng.integers(8))
+    for i in rng.integers(most, size=rng.choice([1,1,2,8])): b[i] ^= 1<<int(rng.integers(8))
     return bytes(b)
 
 def field(b, other, rng):
@@ -45,7 +45,7 @@ BYTES = [flip,field,cut,drop,zero,insert,repeat,splice]
 def spoil_bytes(b, other, rng):
     "One to three mutations, and their names"
     names = []
-    for f in rng.choice(BYTES, size=int(rng.choice([1,1,2,3]))):
+    for f in rng.choice(BYTES, size=int(rng.choice([1,1,1,2]))):
         if b: b,names = f(b, other, rng),[*names,f.__name__]
     return b,'+'.join(names)
 
@@ -100,7 +100,7 @@ def spoil_csv(b, other, rng):
     "One cell, column, row, the separator or the encoding; or the bytes"
     rows = [o.split(',') for o in b.decode().splitlines()]
     how = str(rng.choice(['bytes','cell','cell','cell','head','column','row','separator','encoding','empty']))
-    i,j = int(rng.integers(1, len(rows))),int(rng.integers(len(rows[0])))
+    i,j = int(rng.integers(len(rows)-1))+1 if len(rows)>1 else 0,int(rng.integers(len(rows[0])))
     if how=='bytes': return spoil_bytes(b, other, rng)
     if how=='cell': rows[i][j] = CELLS[rng.integers(len(CELLS))]
     if how=='head': rows[0][j] = CELLS[rng.integers(len(CELLS))]
@@ -147,6 +147,8 @@ def save_tables(home, table):
     (d/'identity_CelebA.txt').write_text(''.join(f'{o},{i//2}\n'.replace(',', ' ') for i,o in enumerate(names)))
     (d/'list_eval_partition.csv').write_text('image_id,partition\n'+''.join(f'{o},{i%3}\n' for i,o in enumerate(names)))
 
+AUDIT = dict(verdict='weak', probes=[dict(name=k, kind='shortcut', auc=.6, low=.55, high=.65, verdict='weak', mend='mend it') for k in ('format','border')])
+
 class Stop(BaseException): "Ends a training as Ctrl-C does"
 
 @contextmanager
@@ -160,9 +162,10 @@ def stopped():
     except Stop: pass
     finally: Run.save = save
 
-def settings(**kw):
+def settings():
+    "Of the comparison that is spoilt"
     from deepfake_nb.comparison import Comparison
-    return Comparison(**{**dict(models=['cnn2','resnet18'], size=32, batch_size=16, frozen_epochs=1, epochs=2, weights='none'), **kw})
+    return Comparison(models=['cnn2','resnet18'], size=32, batch_size=16, frozen_epochs=1, epochs=1, weights='none')
 
 def prepare(home):
     "Everything that is to be spoilt, in `home`"
@@ -171,12 +174,11 @@ def prepare(home):
     from deepfake_nb.detector import export
     from deepfake_nb.faces import make_sample
     from deepfake_nb.learners import train_model
-    from deepfake_nb.trust import audit
     sample = make_sample(home/'sample', 32)
     table = make_table([sample/'real'], [sample/'fake'])
     faces = [table.path[0],table.path.iloc[-1]]
     save_pictures(home, faces); save_videos(home, faces); save_tables(home, table)
-    compare(table, home/'run', settings(), say=lambda o: None, audit=audit)
+    compare(table, home/'run', settings(), say=lambda o: None, audit=AUDIT)
     export(home/'run'/'cnn2', home/'model.onnx')
     with stopped(): train_model('cnn2', load_data(table, 32), home/'half', epochs=2, bs=16, weights='none')
 
@@ -253,7 +255,7 @@ def video(lab, name, data, i):
 def table(lab, name, data, i):
     from deepfake_nb.data import load_data,make_table
     path = lab.work/name; path.write_bytes(data)
-    return tried(lambda: make_table([path], [lab.home/'sample'/'fake']), lambda: load_data(make_table(data=path), 32))
+    return tried(lambda: load_data(make_table([path]), 32), *([lambda: make_table(data=path)] if name=='a.csv' else []))
 
 def celeba(lab, name, data, i):
     from deepfake_nb.data import make_table
@@ -265,11 +267,11 @@ def celeba(lab, name, data, i):
 def run(lab, name, data, i):
     from deepfake_nb.app import about
     from deepfake_nb.comparison import best_model,compare,comparison_table,write_report
-    from deepfake_nb.detector import Detector,evaluate,export
+    from deepfake_nb.detector import evaluate,export
     folder = lab.place(name, data, 'run')
     some = lab.table.groupby('label').head(6)
     more = [lambda: write_report(folder), lambda: evaluate(folder/'cnn2', some, say=lambda o: None), lambda: compare(lab.table, folder, settings(), resume=True, say=lambda o: None), lambda: export(folder/'cnn2', lab.work/'x.onnx')]
-    return tried(lambda: lab.ask(folder/'cnn2'), lambda: comparison_table(folder), lambda: best_model(folder), lambda: about(Detector.load(folder/'cnn2'), folder/'cnn2'), *([more[i//5%4]] if i%5==0 else []))
+    return tried(lambda: lab.ask(folder/'cnn2'), lambda: comparison_table(folder), lambda: best_model(folder), lambda: about(lab.detector, folder/'cnn2'), *([more[i//5%4]] if i%5==0 else []))
 
 def weights(lab, name, data, i):
     return same(lab, f'run/{Path(name).parent}', lambda: lab.ask(lab.place(name, data, 'run')/Path(name).parent))
@@ -296,8 +298,11 @@ def spoilt(home, seed, kind, i):
     file,other = (home/files[rng.integers(len(files))] for _ in range(2))
     whole,data,name = file.read_bytes(),None,''
     while data in (None,whole): data,name = how(whole, other.read_bytes(), rng)
-    top = home/Path(files[0]).parts[0] if kind in ('json','runcsv','weights','checkpoint') else file.parent
-    return str(file.relative_to(top)),data,name
+    return inside(home, kind, file),data,name
+
+def inside(home, kind, file):
+    "The name of a file; for a run, as it is called inside of the run's folder"
+    return str(Path(*file.relative_to(home).parts[1:])) if kind in ('json','runcsv','weights','checkpoint') else file.name
 
 def attempt(lab, seed, kind, i):
     "(outcome, how it was spoilt, traceback)"
