@@ -399,7 +399,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'deepfake_nb.detector.evaluate': ('detector.html#evaluate', 'deepfake_nb/detector.py'),
                                       'deepfake_nb.detector.export': ('detector.html#export', 'deepfake_nb/detector.py'),
                                       'deepfake_nb.detector.find_media': ('detector.html#find_media', 'deepfake_nb/detector.py'),
-                                      'deepfake_nb.detector.find_videos': ('detector.html#find_videos', 'deepfake_nb/detector.py'),
                                       'deepfake_nb.detector.fold_batchnorm': ('detector.html#fold_batchnorm', 'deepfake_nb/detector.py'),
                                       'deepfake_nb.detector.frames': ('detector.html#frames', 'deepfake_nb/detector.py'),
                                       'deepfake_nb.detector.in_batches': ('detector.html#in_batches', 'deepfake_nb/detector.py'),

@@ -4,10 +4,9 @@
 
 # %% auto #0
 __all__ = ['PRECISIONS', 'VIDEOS', 'FORMATS', 'SCAN_SECONDS', 'HDR', 'FRAME_PIXELS', 'FACELESS', 'FIELDS', 'MAX_ONNX', 'Answer',
-           'settings', 'fold_batchnorm', 'torch_scorer', 'open_item', 'Detector', 'is_video', 'find_videos',
-           'find_media', 'as_items', 'in_batches', 'open_regular', 'is_torn', 'frames', 'stream', 'predict',
-           'predict_csv', 'onnx_scorer', 'largest_gap', 'export', 'plot_timeline', 'save_timeline', 'trained_on',
-           'evaluate']
+           'settings', 'fold_batchnorm', 'torch_scorer', 'open_item', 'Detector', 'is_video', 'find_media', 'as_items',
+           'in_batches', 'open_regular', 'is_torn', 'frames', 'stream', 'predict', 'predict_csv', 'onnx_scorer',
+           'largest_gap', 'export', 'plot_timeline', 'save_timeline', 'trained_on', 'evaluate']
 
 # %% ../nbs/09_detector.ipynb #ab2d4185
 import copy,hashlib,json,os,re,stat,struct,time
@@ -23,7 +22,7 @@ from PIL import Image
 
 from .core import InputError,atomic,csv_cell,harmless,is_text,locked,number,read_table,save_figure,sha256,thresholds,verdict,whole
 from .crops import distance,find_faces
-from .images import FILTERS,MAX_PIXELS,MIN_SIDE,READ_SIDE,equalise,find_images,is_equalise,open_image,reading_side,squish,upright_rgb
+from .images import EXTENSIONS,FILTERS,MAX_PIXELS,MIN_SIDE,READ_SIDE,equalise,is_equalise,open_image,reading_side,squish,upright_rgb,walk
 
 # %% ../nbs/09_detector.ipynb #3e55d628
 @dataclass
@@ -245,25 +244,11 @@ def is_video(
     "Is `item` a file named like a video?"
     return isinstance(item, (str,os.PathLike)) and os.path.splitext(str(item))[1].lower() in VIDEOS
 
-def find_videos(
-    folder:str|Path, # Searched whole, each folder once
-)->list[Path]: # None if there are none
-    "Every file under `folder` that is named like a video"
-    found,seen = [],set()
-    for d,dirs,names in os.walk(folder, followlinks=True):
-        if (real := os.path.realpath(d)) in seen: dirs.clear(); continue
-        seen.add(real)
-        dirs[:] = [o for o in dirs if o[0]!='.' and o!='@eaDir']
-        found += [Path(d)/o for o in names if is_video(o) and o[0]!='.']
-    return found
-
 def find_media(
     folder:str|Path, # Searched whole
 )->list[Path]: # In an order that depends on the names alone
     "Every picture and every video under `folder`"
-    try: images = find_images(folder)
-    except InputError: images = []
-    return sorted([*images,*find_videos(folder)])
+    return sorted(o for o in walk(folder) if is_video(o) or o.suffix.lower() in EXTENSIONS)
 
 def as_items(
     items, # A path, a folder, an image, an array, bytes, an open file, or several of such in a list, a tuple, a set, a generator
