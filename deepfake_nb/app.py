@@ -199,7 +199,7 @@ async def _refuse(request, why, status):
     "Say why not, when the visitor listens"
     from starlette.requests import ClientDisconnect
     from starlette.responses import PlainTextResponse
-    with suppress(ClientDisconnect):
+    with suppress(ClientDisconnect,RuntimeError):       # gone, or read already
         async for _ in request.stream(): pass
     return PlainTextResponse(why, status)
 
@@ -396,11 +396,12 @@ class Page:
 # %% ../nbs/10_app.ipynb #32fa305f
 def _start(run, port, host):
     "Start the page of a run"
-    det,home = Detector.load(run),Home()
-    os.environ['GRADIO_TEMP_DIR'] = str(home.folder)
+    home = Home()
+    os.environ['GRADIO_TEMP_DIR'] = str(home.folder)        # before Gradio is imported, or it makes a folder elsewhere too
     try:
+        _gradio()
         uploads = Uploads(home.folder/'uploads')
-        page = build_page(det, uploads, None if Path(run).is_file() else best_model(run))
+        page = build_page(Detector.load(run), uploads, None if Path(run).is_file() else best_model(run))
         return Page(build_app(page, uploads, host), _listen(host, port), home)
     except BaseException:
         home.close()
@@ -436,7 +437,6 @@ def serve(
 )->Page: # If `wait` is off
     "Serve the page"
     host = host.strip('[]')
-    _gradio()
     _listen(host, port).close()
     with _stoppable() if wait else nullcontext():
         page = _start(run, port, host)

@@ -4,10 +4,9 @@
 
 # %% auto #0
 __all__ = ['PRECISIONS', 'VIDEOS', 'FORMATS', 'SCAN_SECONDS', 'HDR', 'FRAME_PIXELS', 'FACELESS', 'FIELDS', 'MAX_ONNX', 'Answer',
-           'settings', 'fold_batchnorm', 'torch_scorer', 'open_item', 'Detector', 'is_video', 'find_videos',
-           'find_media', 'as_items', 'in_batches', 'open_regular', 'is_torn', 'frames', 'stream', 'predict',
-           'predict_csv', 'onnx_scorer', 'largest_gap', 'export', 'plot_timeline', 'save_timeline', 'trained_on',
-           'evaluate']
+           'settings', 'fold_batchnorm', 'torch_scorer', 'open_item', 'Detector', 'is_video', 'find_media', 'as_items',
+           'in_batches', 'open_regular', 'is_torn', 'frames', 'stream', 'predict', 'predict_csv', 'onnx_scorer',
+           'largest_gap', 'export', 'plot_timeline', 'save_timeline', 'trained_on', 'evaluate']
 
 # %% ../nbs/09_detector.ipynb #ab2d4185
 import copy,hashlib,json,os,re,stat,struct,time
@@ -23,7 +22,7 @@ from PIL import Image
 
 from .core import InputError,atomic,csv_cell,harmless,is_text,locked,number,read_table,save_figure,sha256,thresholds,verdict,whole
 from .crops import distance,find_faces
-from .images import FILTERS,MAX_PIXELS,MIN_SIDE,READ_SIDE,equalise,find_images,is_equalise,open_image,reading_side,squish,upright_rgb
+from .images import EXTENSIONS,FILTERS,MAX_PIXELS,MIN_SIDE,READ_SIDE,equalise,is_equalise,open_image,reading_side,squish,upright_rgb,walk
 
 # %% ../nbs/09_detector.ipynb #3e55d628
 @dataclass
@@ -245,25 +244,11 @@ def is_video(
     "Is `item` a file named like a video?"
     return isinstance(item, (str,os.PathLike)) and os.path.splitext(str(item))[1].lower() in VIDEOS
 
-def find_videos(
-    folder:str|Path, # Searched whole, each folder once
-)->list[Path]: # None if there are none
-    "Every file under `folder` that is named like a video"
-    found,seen = [],set()
-    for d,dirs,names in os.walk(folder, followlinks=True):
-        if (real := os.path.realpath(d)) in seen: dirs.clear(); continue
-        seen.add(real)
-        dirs[:] = [o for o in dirs if o[0]!='.' and o!='@eaDir']
-        found += [Path(d)/o for o in names if is_video(o) and o[0]!='.']
-    return found
-
 def find_media(
     folder:str|Path, # Searched whole
 )->list[Path]: # In an order that depends on the names alone
     "Every picture and every video under `folder`"
-    try: images = find_images(folder)
-    except InputError: images = []
-    return sorted([*images,*find_videos(folder)])
+    return sorted(o for o in walk(folder) if is_video(o) or o.suffix.lower() in EXTENSIONS)
 
 def as_items(
     items, # A path, a folder, an image, an array, bytes, an open file, or several of such in a list, a tuple, a set, a generator
@@ -409,16 +394,23 @@ def is_torn(
 def _upright(img, matrix):
     "Turn and mirror `img` as the display matrix of its frame says, to the nearest quarter"
     if matrix is None: return img
-    a,b,_,c,d = struct.unpack('=5i', bytes(matrix)[:20])
+    a,b,_,c,d = struct.unpack('=5i', matrix[:20])
     if abs(b)+abs(c)>abs(a)+abs(d): img,a,d = img.transpose(Image.Transpose.TRANSPOSE),c,b
     if a<0: img = img.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     return img.transpose(Image.Transpose.FLIP_TOP_BOTTOM) if d<0 else img
 
-def _picture(frame, hdr):
+def _matrix(frame):
+    "The display matrix of a frame as bytes, if it has one"
+    try: matrix = frame.side_data.get('DISPLAYMATRIX')
+    except Exception as e: raise ValueError(f"it does not say which way is up: {e}") from e     # PyAV raises many kinds of error
+    return matrix and bytes(matrix)
+
+def _picture(frame, matrix, hdr):
     "The picture of a decoded frame"
     _check_side(frame.width, frame.height)
-    try: img = _upright(frame.to_image(), frame.side_data.get('DISPLAYMATRIX'))
-    except Exception as e: raise ValueError(f"its frames cannot be turned into pictures: {e}") from e       # PyAV's errors are of many kinds
+    try: img = frame.to_image()
+    except Exception as e: raise ValueError(f"its frames cannot be turned into pictures: {e}") from e       # likewise
+    img = _upright(img, matrix)
     if hdr: img.info['hdr'] = hdr
     return img
 
@@ -454,7 +446,8 @@ def frames(
             if frame is None: yield at,None; return
             share = i//every if every else int((at+half)/step)
             if share<due: continue
-            yield at,_picture(frame, hdr)
+            if not due: matrix = _matrix(frame)     # of one frame only: to be asked keeps a frame in memory
+            yield at,_picture(frame, matrix, hdr)
             due = share+1
             if not every and due>=n: return
         if due and is_torn(file): yield at,None

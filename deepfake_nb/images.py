@@ -164,8 +164,9 @@ def walk(
     folder:str|Path, # Searched whole
 ): # Yields paths of files
     "Every file under `folder` that is not hidden, each folder once; runs of this package are passed over"
+    def refuse(e): raise InputError(f"not permitted to search {str(e.filename)!r}: ask its owner to let you, or move it elsewhere") from e
     seen = set()
-    for d,dirs,files in os.walk(folder, followlinks=True):
+    for d,dirs,files in os.walk(folder, followlinks=True, onerror=refuse):
         st = os.stat(d)
         twice = (st.st_dev,st.st_ino) in seen
         seen.add((st.st_dev,st.st_ino))

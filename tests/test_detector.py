@@ -1,5 +1,5 @@
 "The detector: one answer for whatever comes, the same from every form of a model, and nothing lost on the way."
-import io,json,os,signal,subprocess,sys,weakref
+import io,json,os,re,shutil,signal,subprocess,sys,weakref
 from pathlib import Path
 
 import numpy as np
@@ -257,7 +257,7 @@ def test_an_interrupted_table_goes_on(det, faces, items, tmp_path, with_faces):
     paths = [*find_images(faces)[:12],*items,*find_images(faces)[11:16],*[find_images(faces)[16]]*2]
     if with_faces: paths = [pair(tmp_path/f'{a}.png', (a,b)) for a,b in zip((1,3,8,12,18,21,23,25), (2,5,11,13,19,22,24,26))]+list(items)
     n,asked = d.predict_csv(det, paths, tmp_path/'whole.csv', faces=with_faces),[]
-    for calls in (1,1):
+    for calls in (1,0):
         with pytest.raises(Stop): d.predict_csv(stops(det, calls), paths, tmp_path/'a.csv', bs=4, faces=with_faces)
         assert not (tmp_path/'a.csv').exists()
     part, = tmp_path.glob('.a.csv*.part')
@@ -381,3 +381,145 @@ def test_opencv_is_imported_once():
     src = "from concurrent.futures import ThreadPoolExecutor as T\nfrom deepfake_nb.crops import find_faces\nfrom PIL import Image\nwith T(4) as p: print(list(p.map(find_faces, [Image.new('RGB', (99,99))]*6)))"
     r = subprocess.run([sys.executable, '-c', src], capture_output=True, text=True)
     assert r.stdout.strip() == str([[]]*6), r.stderr
+
+# --- what else may be given
+
+def test_whatever_is_given_gets_its_line(det, faces, tmp_path):
+    import torch
+    img = Image.open(find_images(faces)[0]); a = np.asarray(img.convert('RGB'))
+    want,buf = det.predict(img)[0].prob_fake,io.BytesIO(); img.save(buf, 'png')
+    good = [a, a.transpose(2,0,1), torch.from_numpy(a.copy()), torch.from_numpy(a.copy()).permute(2,0,1), buf, buf, memoryview(buf.getvalue()), img]
+    assert [o.prob_fake for o in det.predict(good)] == pytest.approx([want]*len(good), abs=1e-5)
+    lines = {'https://example.org/a.jpg':'not fetched', Path('https://example.org/a.mp4'):'not fetched', 'data:image/png;base64,AA':'not fetched', '-':'standard input', '~/a.jpg':'shell', '':'empty path', 'a.zip':'unpack', 'b.mp4':'No such file',
+        'a\0.jpg':'null', 'a\0.mp4':'null', 'a'*5000+'.jpg':'too long', 'a'*5000+'.mp4':'too long'}
+    for (k,word),o in zip(lines.items(), det.predict(list(lines))): assert word in o.error and o.prob_fake is None, (k,o)
+    (tmp_path/'photos.zip').write_bytes(b'PK'); assert 'unpack' in det.predict(tmp_path/'photos.zip')[0].error
+    for o in (np.zeros((0,0), np.uint8), np.zeros((1,1,3), np.uint8), a/255, a>3, np.zeros((20,20), complex), np.zeros((4,5,6,7), np.uint8), np.array([object()]), torch.zeros(3, 40, 40), torch.zeros(3, 40, 40, dtype=torch.bfloat16),
+        Image.new('RGB', (3,3)), Image.open(io.BytesIO(buf.getvalue()[:200])), io.StringIO('text'), io.BytesIO(), None, {'a':1}, 3., [a]):
+        e, = det.predict([o]); assert e.error and e.prob_fake is None and '\n' not in e.error, o
+
+def test_one_or_many(det, faces):
+    one = find_images(faces)[0]; img = Image.open(one)
+    for o in (None, 3, {'a':1}, img, np.asarray(img), io.BytesIO(one.read_bytes()), str(one), one): assert len(det.predict(o)) == 1
+    for o in ((one,one), (x for x in [one,one]), pd.Series([str(one)]*2), np.array([str(one)]*2), {one,'gone.jpg'}): assert len(det.predict(o)) == 2
+    assert det.predict([]) == [] and det.predict(iter([])) == []
+
+@pytest.mark.parametrize('p', [np.nan,np.inf,-.1,1.1])
+def test_only_a_probability_is_an_answer(det, p):
+    a = d.Detector(lambda px: np.full(len(px), p, np.float32), det.config).predict(Image.new('RGB', (40,40)))[0]
+    assert a.prob_fake is a.verdict is None and 'no probability' in a.error
+
+def test_a_lower_threshold_of_nothing_is_one(det):
+    ax = d.plot_timeline(d.Answer(prob_fake=.2, verdict='uncertain', timeline=[(0,.2)]), {**det.config, 'real_below':0., 'threshold':.8})
+    assert ax.patches[0].get_height() == pytest.approx(.8)
+
+# --- damaged ONNX files
+
+def test_a_changed_byte_is_found(onnx_file, tmp_path):
+    whole,rng = onnx_file.read_bytes(),np.random.default_rng(0)
+    at = whole.rindex(b'"sha256": "')
+    for i in [*rng.integers(0, len(whole), 15), *range(at-2, at+76, 4), len(whole)-1]:
+        for bit in (1,4,32) if i>=at-2 else (4,):
+            (bad := tmp_path/'bad.onnx').write_bytes(whole[:i]+bytes([whole[i]^bit])+whole[i+1:])
+            with pytest.raises(InputError, match='damaged|something else'): d.onnx_scorer(bad)
+    for n in (0,1,100,len(whole)-1): (tmp_path/'bad.onnx').write_bytes(whole[:n]); pytest.raises(InputError, d.onnx_scorer, tmp_path/'bad.onnx')
+
+def changed(source, path, external=False, **settings):
+    "A copy without checksum, as older ones are, with other settings"
+    import onnx
+    net = onnx.load(str(source)); config = json.loads(net.metadata_props[0].value); del config['sha256']
+    onnx.helper.set_model_props(net, {'deepfake_nb':json.dumps({**config, **settings})})
+    onnx.save(net, str(path), **(dict(save_as_external_data=True, location='w.bin', size_threshold=0) if external else {}))
+    return path
+
+@pytest.mark.parametrize('settings', [dict(size=64),dict(size='32'),dict(size=True),dict(size=0),dict(threshold=2),dict(threshold='a'),dict(threshold=float('nan')),dict(real_below=.99, threshold=.5),dict(resample='magic'),dict(resample=[]),dict(equalise=3),dict(equalise=dict(side=48)),dict(classes=['fake','real']),dict(model=None),dict(more=1)])
+def test_settings_of_a_file_are_checked(onnx_file, tmp_path, settings):
+    assert d.onnx_scorer(changed(onnx_file, tmp_path/'old.onnx'))[1] == d.onnx_scorer(onnx_file)[1], 'a file without checksum opens'
+    with pytest.raises(InputError, match='damaged'): d.onnx_scorer(changed(onnx_file, tmp_path/'a.onnx', **settings))
+
+def test_weights_in_another_file_are_not_read(onnx_file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = changed(onnx_file, tmp_path/'a.onnx', external=True)
+    assert (tmp_path/'w.bin').stat().st_size > 1000
+    with pytest.raises(InputError, match='damaged'): d.onnx_scorer(path)
+
+@pytest.mark.parametrize('name,size', [('swin_tiny_patch4_window7_224',64),('convnext_atto',32)])
+def test_transformers_score_and_export(name, size, tmp_path, det):
+    model = shaken(name, size)
+    px = np.random.default_rng(0).integers(0, 256, (2,size,size,3), np.uint8)
+    d._write_onnx(model, {**det.config, 'model':name, 'size':size}, tmp_path/'a.onnx')
+    assert d.largest_gap(d.torch_scorer(model, size), d.onnx_scorer(tmp_path/'a.onnx')[0], px) < 1e-4
+
+def test_what_cannot_be_exported_is_one_line(det, tmp_path):
+    import torch
+    class Odd(torch.nn.Module):
+        def forward(self, x): return torch.linalg.eigvalsh(x[:,0]@x[:,0].mT)[:,:1]
+    with pytest.raises(InputError, match='cannot be written as ONNX') as e: d._write_onnx(Odd(), det.config, tmp_path/'a.onnx')
+    assert '\n' not in str(e.value)
+
+# --- tables, once more
+
+def test_a_replaced_picture_is_asked_again(det, faces, tmp_path):
+    for i,o in enumerate(find_images(faces)[:12]): (tmp_path/f'{i:02}.png').write_bytes(o.read_bytes())
+    paths,asked = sorted(tmp_path.glob('*.png')),[]
+    with pytest.raises(Stop): d.predict_csv(stops(det, 2), paths, tmp_path/'a.csv', bs=4)
+    paths[5].write_bytes(find_images(faces)[20].read_bytes())
+    d.predict_csv(d.Detector(lambda px: asked.extend(px) or det.score(px), det.config, source=det.source), paths, tmp_path/'a.csv', bs=4)
+    assert len(asked) == 7, 'from the replaced one on'
+    assert list(pd.read_csv(tmp_path/'a.csv').prob_fake) == pytest.approx([o.prob_fake for o in det.predict(paths)], abs=1e-5)
+
+def test_names_do_no_harm_in_a_table(det, faces, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = ['=1+1.png','+a.png','-b.png','@c.png','two\nlines.png','\x1b[2J.png',os.fsdecode(b'\xff.png'),'a,"b.png']
+    for o in names: (tmp_path/o).write_bytes(find_images(faces)[0].read_bytes())
+    with pytest.raises(Stop): d.predict_csv(stops(det, 2), names, 'a.csv', bs=2)
+    asked = []
+    assert d.predict_csv(d.Detector(lambda px: asked.extend(px) or det.score(px), det.config, source=det.source), names, 'a.csv') == len(names) and len(asked) == len(names)-4
+    text = (tmp_path/'a.csv').read_text(encoding='utf-8')
+    assert len(text.splitlines()) == 1+len(names) and text.replace('\n', '').isprintable()
+    assert all(o[0] not in '=+-@' for o in pd.read_csv(tmp_path/'a.csv').path)
+
+def test_one_table_is_written_by_one(det, faces, tmp_path):
+    from deepfake_nb.core import locked
+    with locked(tmp_path/'a.csv'), pytest.raises(InputError, match='another process'): d.predict_csv(det, faces, tmp_path/'a.csv')
+    assert d.predict_csv(det, find_images(faces)[:2], tmp_path/'a.csv') == 2
+
+# --- pictures that were trained on
+
+def fingerprints(run):
+    "files.csv, as a comparison leaves it"
+    from deepfake_nb.core import read_table,write_table
+    paths = list(read_table(run.parent/'table.csv').path)
+    marks = [d._file_marks(o) for o in paths]
+    write_table(run.parent/'files.csv', pd.DataFrame(dict(path=paths, sha256=[a for a,_ in marks], phash=[b.tobytes().hex() for _,b in marks])))
+
+def test_trained_pictures_are_known_by_content(trained, faces, tmp_path):
+    import shutil
+    shutil.copytree(trained, run := tmp_path/'run'); run = run/'cnn2'
+    table = pd.read_csv(trained/'table.csv'); ours = list(table.path[table.split=='train']); n = len(ours)
+    (tmp_path/'link').symlink_to(faces.resolve()); shutil.copytree(faces, tmp_path/'copy')
+    def under(folder): return [str(tmp_path/folder/os.path.relpath(o, faces.resolve())) for o in map(os.path.realpath, ours)]
+    (tmp_path/'saved').mkdir(); saved = [str(tmp_path/'saved'/f'{i}.jpg') for i in range(n)]
+    for o,s in zip(ours, saved): Image.open(o).convert('RGB').save(s, quality=90)
+    draw_portrait(9999, 64).save(tmp_path/'new.png')
+    for with_files in (False,True):
+        if with_files: fingerprints(run)
+        assert [d.trained_on(run, o) for o in (ours,under('link'),under('copy'))] == [n]*3
+        assert d.trained_on(run, [str(tmp_path/'new.png'),str(tmp_path/'gone.png')]) == 0
+    assert d.trained_on(run, saved) > .9*n
+
+def test_evaluate_says_why_there_is_nothing(trained, faces, tmp_path):
+    bad = tmp_path/'bad.png'; bad.write_bytes(b'no picture')
+    good = find_images(faces/'real')[0]
+    for rows,word in (([(bad,0),(bad,1)],'real'), ([(good,0),(bad,1)],'fake')):
+        with pytest.raises(InputError, match=f'none of the 1 {word} images can be read.*not an image'): d.evaluate(trained, pd.DataFrame(dict(path=[str(o) for o,_ in rows], label=[y for _,y in rows])))
+
+@pytest.mark.skipif(not shutil.which('strace'), reason='no strace on this machine')
+def test_an_answer_asks_nobody_and_writes_nothing(onnx_file, faces, tmp_path):
+    src = "import sys; from deepfake_nb.detector import Detector; print(Detector.load(sys.argv[1]).predict(sys.argv[2])[0].verdict)"
+    (home := tmp_path/'home').mkdir()
+    r = subprocess.run(['strace','-f','-e','trace=socket,connect,openat,mkdir,rename','-o',tmp_path/'log',sys.executable,'-B','-c',src,onnx_file,find_images(faces)[0]],
+        capture_output=True, text=True, env={**os.environ, 'HOME':str(home), 'XDG_CACHE_HOME':str(home/'cache')})
+    log = (tmp_path/'log').read_text(errors='replace')
+    assert r.stdout.strip() in ('real','fake','uncertain') and 'openat' in log, r.stderr
+    assert not re.search(r'socket\(AF_INET|connect\(|mkdir\(|rename\(|openat\([^)]*O_CREAT', log) and not list(home.iterdir())

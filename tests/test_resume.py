@@ -47,7 +47,7 @@ data = load_data(make_table([faces/'real'], [faces/'fake']), 32, zoom=8/7)
 learners.train_model('resnet18', data, out, frozen_epochs=1, epochs=1, bs=16, weights='none', device='cpu')
 '''
 
-def kept(cache): return sorted((cache/'deepfake_nb'/'features').rglob('*.safetensors'))
+def kept(cache): return sorted((cache/'deepfake_nb'/'features').glob('*/*.safetensors'))
 
 def sitting(faces, out, cache, parts=None):
     "Train in a process of its own, and kill it when it has left `parts` more parts of features; how many there are"

@@ -36,6 +36,12 @@ def film(path, times, levels=None, fps=8, size=(64,48), codec='mpeg4', sound=0, 
         if sound: f.mux(a.encode())
     return path
 
+class Broken:
+    "A frame that cannot be turned into a picture"
+    width,height,side_data = 64,48,{}
+    def __init__(self, error): self.error = error
+    def to_image(self): raise self.error
+
 def one(det, path, **kw):
     a, = det.predict(path, **kw)
     return a
@@ -107,7 +113,7 @@ def test_whatever_pyav_raises_is_that_files(det, tmp_path, monkeypatch, error):
     a,b = det.predict([clip,img])
     assert 'not a video' in a.error and b.error is None
     monkeypatch.undo()
-    monkeypatch.setattr(d, '_upright', fails)
+    monkeypatch.setattr(d, '_timed', lambda *_: iter([(0.,Broken(error))]))
     a,b = det.predict([clip,img])
     assert a.error and b.error is None
 
@@ -203,6 +209,16 @@ def test_a_stream_may_not_grow_beyond(det, tmp_path, monkeypatch):
     a = one(det, tmp_path/'grows.mkv')
     assert a.error is None and 'damaged after' in a.note and len(a.timeline) == 6
 
+def test_decoded_frames_are_not_kept(tmp_path):
+    "PyAV's frame is held in a circle once its side data was asked for, and one of 4K is 12 MB"
+    import gc
+    def alive(): return sum(isinstance(o, av.VideoFrame) for o in gc.get_objects())
+    clip = film(tmp_path/'a.mp4', range(40))
+    gc.collect(); gc.disable()
+    try: held = [alive() for _ in d.frames(clip, every=1)]
+    finally: gc.enable()
+    assert len(held) == 40 and max(held) <= min(held)+3
+
 def test_few_large_frames_are_held(det, monkeypatch):
     img = Image.new('RGB', (400,300))
     monkeypatch.setattr(d, 'FRAME_PIXELS', 2*400*300)
@@ -235,4 +251,4 @@ def test_a_folder_holds_videos(det, tmp_path):
     os.symlink(tmp_path, tmp_path/'sub'/'round')
     found = [os.path.relpath(a.path, tmp_path) for a in det.predict(tmp_path) if a.error is None]
     assert found[:2] == ['a.mp4','b.png'] and 'sub/c.MKV' in found and not any('hidden' in o or 'eaDir' in o or '.f.' in o for o in found)
-    assert [os.path.basename(o) for o in d.find_videos(tmp_path)] == ['a.mp4','c.MKV']
+    assert [os.path.basename(o) for o in d.find_media(tmp_path)] == ['a.mp4','c.MKV']

@@ -1,5 +1,9 @@
 """Ask the page much at once, and see whether everybody is answered, whether its memory stays, and whether anything is left:
     python tools/load.py MODEL [PICTURE]     # a run's folder or an .onnx file; only 127.0.0.1 is talked to
+What it says of a small ONNX file on two cores that were busy with other work (a second for each request, most of it Matplotlib's):
+    600 of 600 requests with one picture by 20 clients were answered, in 494 s; told otherwise: []; files left: 0
+    MB at the start, and after every 50 of 300 uploads: [944, 1058, 1079, 1085, 1086, 1086, 1087]; files left: 0; told otherwise: []
+    after SIGTERM: []
 """
 import http.client,json,os,signal,socket,subprocess,sys,tempfile,time
 from concurrent.futures import ThreadPoolExecutor
@@ -82,6 +86,6 @@ def main(model, picture=None, same=600, clients=20, uploads=300):
             sizes.append(memory(page))
         print(f'MB at the start, and after every 50 of {uploads} uploads: {sizes}; files left: {len(left(folder))}; told otherwise: {told}')
         stop(page)
-        print(f'after SIGTERM: {os.listdir(folder)}')
+        print(f"after SIGTERM: {[o for o in os.listdir(folder) if not o.startswith('torchinductor')]}")       # an empty folder of PyTorch's stays
 
 if __name__=='__main__': main(*sys.argv[1:3])
