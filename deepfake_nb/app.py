@@ -21,9 +21,9 @@ from filelock import FileLock,Timeout
 from matplotlib.figure import Figure
 from PIL import Image
 
-from .core import InputError,harmless,markdown_cell,read_json,thresholds
+from .core import InputError,harmless,markdown_cell,thresholds
 from .faces import cached_sample
-from .comparison import best_model
+from .comparison import best_model,read_metrics,read_settings
 from .explain import mean_spectra,picture_map,plot_spectrum,show_map
 from .detector import Answer,Detector,VIDEOS,is_video,plot_timeline
 
@@ -31,10 +31,10 @@ from .detector import Answer,Detector,VIDEOS,is_video,plot_timeline
 def _data_words(folder):
     "What a run was trained on, and how well it did, in sentences"
     if folder is None or not (folder.parent/'config.json').exists(): return 'What it was trained on is not written in this file.'
-    said,metrics = read_json(folder.parent/'config.json').get('data') or 'pictures that nobody described.',folder/'metrics.json'
+    said,metrics = read_settings(folder.parent)['data'] or 'pictures that nobody described.',folder/'metrics.json'
     if not metrics.exists(): return f'Trained on: {said}'
-    m = read_json(metrics)
-    split = 'test' if 'test' in m else 'valid'
+    m = read_metrics(folder)
+    split = 'test' if m.get('test') else 'valid'
     return f"Trained on: {said} On {m[split]['n_real']+m[split]['n_fake']} other pictures of the same kind its AUC was {m[split]['auc']:.2f} (1 is perfect, 0.5 is a coin)."
 
 def about(
