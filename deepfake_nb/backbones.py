@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MODELS', 'HUB_SECONDS', 'KERAS_TAGS', 'timm_name', 'make_head', 'FaceNet', 'make_backbone', 'channels_last',
            'count_params', 'read_weights', 'hub_file', 'find_weights', 'check_state', 'create_model', 'fake_logit',
-           'prob_fake', 'stages']
+           'prob_fake', 'stages', 'patch_filters', 'whiten_first']
 
 # %% ../nbs/03_backbones.ipynb #b66d4b55
 import difflib,os,re,warnings
@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from timm.models import PretrainedCfg,get_arch_pretrained_cfgs,group_parameters
 from timm.models.resnet import Bottleneck
 from torch import nn,Tensor
+from torch.nn import functional as F
 
 from .core import InputError,cannot_read
 from .cnns import Normalize,cnn1,cnn2,keras_init,layer_table
@@ -375,3 +376,30 @@ def unfreeze(self:FaceNet,
         for p in g: p.requires_grad_(i>=first)
     self.keep_stats = 'all' if keep_stats else None
     self.train(self.training)
+
+# %% ../nbs/03_backbones.ipynb #f2a8f381
+def patch_filters(
+    x:Tensor, # [n, 3, size, size], as the first convolution gets it
+    k:int=3, # Side of a patch, pixels
+    eps:float=1e-4, # Added to each variance
+)->Tensor: # [3*k*k, 3, k, k], the finest detail first
+    "Filters that whiten the patches of `x`: principal components, each over its standard deviation"
+    p = F.unfold(x, k).transpose(1, 2).reshape(-1, 3*k*k)
+    variances,parts = torch.linalg.eigh(torch.cov(p.T))     # rising
+    return (parts/(variances+eps).sqrt()).T.reshape(-1, 3, k, k)
+
+@torch.no_grad()
+def whiten_first(
+    model:nn.Module, # As `create_model` gives it; changed in place
+    x:Tensor, # [n, 3, size, size] in [0, 1], some training pictures
+):
+    "Start the first convolution of `model` from filters that whiten the patches of `x`, if it is one over pixels"
+    conv = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
+    if conv is None or conv.weight.shape[1]!=3 or min(conv.kernel_size)<3: return
+    normalize = next((m for m in model.modules() if isinstance(m, Normalize)), nn.Identity())
+    w = patch_filters(normalize(x))
+    w = torch.cat([w,-w])[:conv.out_channels]
+    if conv.bias is not None: w = w*.3; conv.bias.zero_()       # no batch norm follows that would set the scale
+    top,left = ((o-3)//2 for o in conv.kernel_size)
+    conv.weight[:len(w)] = 0
+    conv.weight[:len(w),:,top:top+3,left:left+3] = w

@@ -251,4 +251,4 @@ def test_a_folder_holds_videos(det, tmp_path):
     os.symlink(tmp_path, tmp_path/'sub'/'round')
     found = [os.path.relpath(a.path, tmp_path) for a in det.predict(tmp_path) if a.error is None]
     assert found[:2] == ['a.mp4','b.png'] and 'sub/c.MKV' in found and not any('hidden' in o or 'eaDir' in o or '.f.' in o for o in found)
-    assert [os.path.basename(o) for o in d.find_media(tmp_path)] == ['a.mp4','c.MKV']
+    assert [os.path.basename(o) for o in d.find_media(tmp_path)] == ['a.mp4','b.png','c.MKV']
