@@ -194,7 +194,7 @@ def _is_scores(m):
     def pair(v): return isinstance(v, list) and len(v)==2 and all(map(number(), v))
     parts = [m.get(k) if isinstance(m, dict) else None for k in ('intervals','tpr_at_fpr')]
     if not all(isinstance(o, dict) for o in parts): return False
-    return all(number()(m.get(k)) and pair(parts[0].get(k)) for k in _scores) and all(map(number(0, 1), parts[1].values()))
+    return all(number()(m.get(k)) for k in ('n_real','n_fake')) and all(number()(m.get(k)) and pair(parts[0].get(k)) for k in _scores) and all(map(number(0, 1), parts[1].values()))
 
 def read_metrics(
     folder:str|Path, # A model's folder

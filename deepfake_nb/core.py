@@ -115,6 +115,7 @@ def read_table(
     import pandas as pd
     try: df = pd.read_csv(path, keep_default_na=False, na_values={}, encoding='utf-8', encoding_errors='surrogateescape')
     except (OSError,ValueError) as e: raise cannot_read(path, e) from e
+    if not isinstance(df.index, pd.RangeIndex): raise InputError(f"{str(path)!r} is damaged: a row is longer than the first; restore the file or make it anew")
     if missing := [o for o in columns if o not in df]: raise InputError(f"{str(path)!r} is damaged: it has no column {', '.join(missing)}; restore the file or make it anew")
     return df
 

@@ -148,7 +148,7 @@ def _splits(df, csv):
 def _base(csv, first):
     "The folder that the paths of a CSV are relative to: its own, or one below it, as Kaggle packs its sets"
     below = [csv.parent,*[o for p in ('*/','*/*/') for o in csv.parent.glob(p) if o.name[:1]!='.']]
-    found = [o for o in below if (o/first).is_file()]
+    found = [o for o in below if os.path.isfile(o/first)]
     if len(found)>1 and found[0]!=csv.parent: raise InputError(f"{str(csv)!r}: {first!r} lies in {str(found[0])!r} and in {str(found[1])!r}; write whole paths")
     return found[0] if found else csv.parent
 

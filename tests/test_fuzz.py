@@ -35,6 +35,16 @@ def test_whole_inputs_are_answered(lab, kind, monkeypatch):
         outcome,how,tb = fuzz.attempt(lab, 0, kind, 0)
         assert outcome=='answer', f'{how}: {outcome}\n{tb}'
 
+def test_what_was_found_once(lab):
+    "A path with a NUL byte, scores that are a number, a name that is too long, a count that is missing, a row of the history that is too long"
+    whole = lambda o: (lab.home/o).read_bytes()
+    nul,rows = whole('tables/a.csv').replace(b'.jpg', b'\0.jpg', 1),whole('run/cnn2/history.csv').splitlines()
+    for f,name,data in ((fuzz.table,'a.csv',nul),(fuzz.run,'cnn2/metrics.json',b'{"valid": 1.5}'),
+            (fuzz.table,'b.csv',b'path,label\n'+b'a'*70_000+b'.jpg,real\n'),(fuzz.run,'cnn2/metrics.json',whole('run/cnn2/metrics.json').replace(b'n_fake', b'n_')),
+            (fuzz.run,'cnn2/history.csv',b'\n'.join([rows[0],*(o+b','+o for o in rows[1:])]))):
+        lab.fresh()
+        assert f(lab, name, data, 0) in ('answer','refused'), name
+
 def test_the_same_seed_spoils_alike(lab):
     for kind in fuzz.KINDS:
         a,b,c = (fuzz.spoilt(lab.home, s, kind, 3) for s in (0,0,5))
