@@ -66,7 +66,7 @@ def check_settings(
         raise InputError(f"no folder {c.weights!r} with weights: use auto, imagenet, none, or a folder of .safetensors")
     if c.size<MIN_SIDE: raise InputError(f"size {c.size} is too small: use {MIN_SIDE} pixels or more, and 32 or more for backbones")
     for m in c.models:
-        if m not in ('cnn1','cnn2'): create_model(m, c.size, c.weights)     # better now than after an hour
+        if m not in ('cnn1','cnn2'): create_model(m, c.size, c.weights, keras=RECIPES[c.recipe].keras_weights)     # better now than after an hour
         elif not c.epochs: raise InputError(f"0 epochs: {m} has no frozen stage, ask for 1 or more")
 
 # %% ../nbs/06_comparison.ipynb #7fb89b5e
@@ -469,7 +469,7 @@ img { max-width: 100%; background: white; border-radius: 4px; } .warn { border-l
 <h1>Photograph or GAN: {{ n }} model{{ 's' if n>1 }} compared</h1>
 <p>{{ c.data }} {{ how }} <b>{{ lead }}</b></p>
 {% if note %}<p class="warn">{{ note }}</p>{% endif %}
-{% if audit and audit.verdict!='clean' %}<p class="warn">The data can be told apart without looking at a face ({{ audit.verdict }}): see the audit below before believing a figure.</p>{% endif %}
+{% if audit and audit.verdict!='clean' %}<p class="warn">The files give the label away ({{ audit.verdict }}): mend that before believing a figure; the audit stands below.</p>{% endif %}
 <div class="wide small"><table><tr>{% for k in rows[0] %}<th>{{ k }}</th>{% endfor %}</tr>
 {% for r in rows %}<tr{% if r.model==baseline %} class="base"{% endif %}>{% for v in r.values() %}<td>{{ v }}</td>{% endfor %}</tr>
 {% endfor %}</table></div>

@@ -89,9 +89,9 @@ PRECISIONS = 'float32','bf16'
 def _ready(model, size, precision, device):
     "A copy of `model` that is as quick as it can be made"
     import torch
-    net = fold_batchnorm(copy.deepcopy(model).cpu(), size).to(device)
+    from deepfake_nb.backbones import channels_last
+    net = channels_last(fold_batchnorm(copy.deepcopy(model).cpu(), size), device)
     for m in net.modules():
-        if isinstance(m, torch.nn.Conv2d): m.to(memory_format=torch.channels_last)     # not of the whole: some transformers keep tables with five axes
         if precision=='bf16' and isinstance(m, (torch.nn.Conv2d,torch.nn.Linear)): m.to(torch.bfloat16)
     return net
 
