@@ -274,7 +274,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'deepfake_nb.core.trim_cache': ('core.html#trim_cache', 'deepfake_nb/core.py'),
                                   'deepfake_nb.core.used': ('core.html#used', 'deepfake_nb/core.py'),
                                   'deepfake_nb.core.verdict': ('core.html#verdict', 'deepfake_nb/core.py'),
-                                  'deepfake_nb.core.whole': ('core.html#whole', 'deepfake_nb/core.py'),
+                                  'deepfake_nb.core.whole_number': ('core.html#whole_number', 'deepfake_nb/core.py'),
                                   'deepfake_nb.core.write_json': ('core.html#write_json', 'deepfake_nb/core.py'),
                                   'deepfake_nb.core.write_table': ('core.html#write_table', 'deepfake_nb/core.py')},
             'deepfake_nb.crops': { 'deepfake_nb.crops._cascade': ('crops.html#_cascade', 'deepfake_nb/crops.py'),

@@ -22,7 +22,7 @@ from jinja2 import Environment
 from scipy.special import expit,logit
 
 import deepfake_nb
-from .core import InputError,atomic,check_fields,is_text,locked,markdown_cell,number,whole
+from .core import InputError,atomic,check_fields,is_text,locked,markdown_cell,number,whole_number
 from .core import read_json,read_table,save_figure,sweep,write_json,write_table
 from .faces import cached_sample
 from .images import MIN_SIDE,is_equalise
@@ -70,7 +70,7 @@ def check_settings(
         elif not c.epochs: raise InputError(f"0 epochs: {m} has no frozen stage, ask for 1 or more")
 
 # %% ../nbs/06_comparison.ipynb #7fb89b5e
-_sample_settings = dict(size=64, batch_size=32, frozen_epochs=3, epochs=4, n_per_class=500,
+_sample_settings = dict(size=64, batch_size=32, frozen_epochs=3, epochs=3, n_per_class=500,
     data='The embedded sample: drawn portraits and fakes by two small GANs, with a schedule short enough for minutes.')
 
 def fill_settings(
@@ -116,8 +116,8 @@ def read_seeds(
     return dict(seed=seeds[0], seeds=seeds if len(seeds)>1 else None)
 
 # %% ../nbs/06_comparison.ipynb #5993a1a6
-_setting_tests = dict(models=lambda v: isinstance(v, list) and all(map(is_text, v)), recipe=is_text, size=whole(), batch_size=whole(), frozen_epochs=whole(),
-    epochs=whole(), n_per_class=whole(), weights=is_text, seed=whole(), data=is_text, seeds=lambda v: v is None or isinstance(v, list) and all(map(whole(), v)),
+_setting_tests = dict(models=lambda v: isinstance(v, list) and all(map(is_text, v)), recipe=is_text, size=whole_number(), batch_size=whole_number(), frozen_epochs=whole_number(),
+    epochs=whole_number(), n_per_class=whole_number(), weights=is_text, seed=whole_number(), data=is_text, seeds=lambda v: v is None or isinstance(v, list) and all(map(whole_number(), v)),
     equalise=is_equalise)
 
 def read_settings(
@@ -216,7 +216,7 @@ def model_row(
     "What the comparison says of one model; its name is that of its folder"
     folder = Path(folder)
     c,metrics = read_json(folder/'config.json'),read_metrics(folder)
-    check_fields(c, folder/'config.json', weights=is_text, params=whole(), seconds=number(), seconds_per_epoch=number(), images_per_second=number())
+    check_fields(c, folder/'config.json', weights=is_text, params=whole_number(), seconds=number(), seconds_per_epoch=number(), images_per_second=number())
     return {'model':folder.name, **{k:c[k] for k in ('weights','params')}, **_flat('valid', metrics['valid']), **(_flat('test', metrics['test']) if metrics.get('test') else {}),
         **{k:c[k] for k in ('seconds','seconds_per_epoch','images_per_second')}}
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CACHE_BYTES', 'CACHE_DAYS', 'PLOT_MARK', 'InputError', 'atomic', 'sweep', 'cannot_read', 'write_json', 'read_json',
-           'harmless', 'csv_cell', 'markdown_cell', 'write_table', 'read_table', 'is_text', 'whole', 'number',
+           'harmless', 'csv_cell', 'markdown_cell', 'write_table', 'read_table', 'is_text', 'whole_number', 'number',
            'check_fields', 'sha256', 'locked', 'verdict', 'thresholds', 'cache_dir', 'used', 'trim_cache',
            'save_figure']
 
@@ -122,7 +122,7 @@ def read_table(
 # %% ../nbs/00_core.ipynb #83759a75
 def is_text(v): return isinstance(v, str)
 
-def whole(
+def whole_number(
     low:int=0, # Least
     high:int=2**53, # Most
 ): # A test for `check_fields`

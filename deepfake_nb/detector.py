@@ -20,7 +20,7 @@ from threading import Lock
 import numpy as np
 from PIL import Image
 
-from .core import InputError,atomic,csv_cell,harmless,is_text,locked,number,read_table,save_figure,sha256,thresholds,verdict,whole
+from .core import InputError,atomic,csv_cell,harmless,is_text,locked,number,read_table,save_figure,sha256,thresholds,verdict,whole_number
 from .crops import distance,find_faces
 from .images import EXTENSIONS,FILTERS,MAX_PIXELS,MIN_SIDE,READ_SIDE,equalise,is_equalise,open_image,reading_side,squish,upright_rgb,walk
 
@@ -660,7 +660,7 @@ MAX_ONNX = 2**31 # Bytes; no ONNX file in one piece is larger
 
 def _are_settings(c):
     "Is `c` what `settings` gives?"
-    tests = dict(model=is_text, weights=is_text, size=whole(MIN_SIDE, 4096), resample=lambda v: is_text(v) and v in FILTERS, classes=lambda v: v==['real','fake'],
+    tests = dict(model=is_text, weights=is_text, size=whole_number(MIN_SIDE, 4096), resample=lambda v: is_text(v) and v in FILTERS, classes=lambda v: v==['real','fake'],
         threshold=number(0, 1), real_below=lambda v: v is None or number(0, c['threshold'])(v), equalise=is_equalise, version=lambda v: True)
     return isinstance(c, dict) and set(c)==set(tests) and all(test(c[k]) for k,test in tests.items())
 

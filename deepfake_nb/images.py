@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image,ImageCms,ImageOps,UnidentifiedImageError
 
-from .core import InputError,PLOT_MARK,whole
+from .core import InputError,PLOT_MARK,whole_number
 
 # %% ../nbs/00_images.ipynb #2c40fe93
 warnings.filterwarnings('ignore', module=r'PIL\.')     # they name no file; what matters is raised
@@ -200,4 +200,4 @@ def is_equalise(
     v, # What a file says
 )->bool:
     "Is `v` None, or `side` and `quality` for `equalise`?"
-    return v is None or isinstance(v, dict) and set(v)=={'side','quality'} and whole(MIN_SIDE, 2**14)(v['side']) and whole(1, 95)(v['quality'])
+    return v is None or isinstance(v, dict) and set(v)=={'side','quality'} and whole_number(MIN_SIDE, 2**14)(v['side']) and whole_number(1, 95)(v['quality'])

@@ -37,7 +37,7 @@ from torchvision.transforms import v2
 from tqdm import tqdm
 
 import deepfake_nb
-from .core import InputError,atomic,cache_dir,cannot_read,is_text,number,read_json,trim_cache,used,whole,write_json
+from .core import InputError,atomic,cache_dir,cannot_read,is_text,number,read_json,trim_cache,used,whole_number,write_json
 from .images import FILTERS,MIN_SIDE,is_equalise
 from .data import BatchLoader,FaceData,load_data,make_table
 from .cnns import keras_init
@@ -496,7 +496,7 @@ def stage_plan(
 )->dict[str,int]: # Epochs of each stage, in order
     "What will be trained, for how long"
     if isinstance(model, Spectrum): return dict(fit=1)
-    plan = dict(frozen=frozen_epochs, unfrozen=epochs) if isinstance(model, FaceNet) and not whole else dict(whole=epochs)
+    plan = dict(frozen=frozen_epochs, unfrozen=epochs) if isinstance(model, FaceNet) and not whole else dict(whole=epochs or whole*frozen_epochs)
     if min(frozen_epochs, epochs)<0 or not sum(plan.values()): raise InputError(f"{frozen_epochs} frozen and {epochs} other epochs: ask for at least one, and none below 0")
     return {k:v for k,v in plan.items() if v}
 
@@ -509,7 +509,7 @@ def _stage_learner(run, data, stage, device):
         return head_learner(data, model, recipe, c['batch_size'], device, c['precision'], c['seed'], cache_dir()/'features'),[recipe.lr_head]
     if stage=='unfrozen': model.unfreeze(recipe.top, keep_stats=c['weights']!='none')
     augment = augmentation if recipe.augment else None
-    if _from_scratch(model, recipe): recipe,data,augment = replace(recipe, min_steps=50),replace(data, wide=None),flip     # many small steps, nothing resampled
+    if _from_scratch(model, recipe): recipe,data,augment = replace(recipe, min_steps=25),replace(data, wide=None),flip     # many steps, nothing resampled
     dls = data.dls(batch_size(recipe, data, c['batch_size']), augment, device)
     n = len(param_groups(model))
     return _learner(dls, model, recipe, c['precision']),[recipe.lr_cnn]*n if stage=='whole' else [recipe.lr_top*recipe.lr_decay**(n-1-i) for i in range(n)]
@@ -624,18 +624,18 @@ def _text(o): return is_text(o) and len(o)<=300 and o.isprintable()
 def _one_of(*names): return lambda o: isinstance(o, str) and o in names
 
 def _recipe(o):
-    kinds = {bool:lambda v: type(v) is bool, int:whole(0, 10**6), float:number(0, 10**6), str:_one_of(*FILTERS)}
+    kinds = {bool:lambda v: type(v) is bool, int:whole_number(0, 10**6), float:number(0, 10**6), str:_one_of(*FILTERS)}
     return isinstance(o, dict) and {'normalize','resample'} <= o.keys() and all(kinds[f.type](o[f.name]) for f in fields(Recipe) if f.name in o)
 
-def _plan(o): return isinstance(o, dict) and all(whole(0, 10**6)(v) for v in o.values())
+def _plan(o): return isinstance(o, dict) and all(whole_number(0, 10**6)(v) for v in o.values())
 
-CONFIG = dict(model=(_name,'the name of a model'), size=(whole(MIN_SIDE, 4096),f'a whole number from {MIN_SIDE} to 4096'),
+CONFIG = dict(model=(_name,'the name of a model'), size=(whole_number(MIN_SIDE, 4096),f'a whole number from {MIN_SIDE} to 4096'),
     recipe=(_recipe,'a recipe with normalize, resample and numbers'), weights=(_text,'the name of the weights'), threshold=(number(0, 1+1e-9),'a number from 0 to 1'),
     real_below=(lambda o: o is None or number(0, 1+1e-9)(o),'a number from 0 to 1'), false_alarm_rate=(number(0, 1),'a number from 0 to 1'),
     equalise=(is_equalise,'null or a side and a quality'), temperature=(number(1e-6, 1e6),'a number above 0'), arch=(_name,'the name of a network'),
-    variant=(_one_of('','caffe'),'empty or caffe'), recipe_name=(_name,'a name'), plan=(_plan,'epochs of each stage'), batch_size=(whole(1, 10**6),'a whole number above 0'),
-    seed=(whole(0, 2**32-1),'a whole number'), precision=(_one_of('float32','bf16','fp16'),'float32, bf16 or fp16'), device=(_text,'the name of a device'), version=(_text,'a version'),
-    params=(whole(0, 10**12),'a whole number'), **dict.fromkeys(('seconds','seconds_per_epoch','images_per_second'), (number(0, 1e12),'a number')))
+    variant=(_one_of('','caffe'),'empty or caffe'), recipe_name=(_name,'a name'), plan=(_plan,'epochs of each stage'), batch_size=(whole_number(1, 10**6),'a whole number above 0'),
+    seed=(whole_number(0, 2**32-1),'a whole number'), precision=(_one_of('float32','bf16','fp16'),'float32, bf16 or fp16'), device=(_text,'the name of a device'), version=(_text,'a version'),
+    params=(whole_number(0, 10**12),'a whole number'), **dict.fromkeys(('seconds','seconds_per_epoch','images_per_second'), (number(0, 1e12),'a number')))
 
 def read_config(
     folder:str|Path, # A model's folder

@@ -38,7 +38,7 @@ def test_compare_writes_the_run_folder(cli, faces, tmp_path):
     assert list(preds) == ['path','label','split','prob_fake'] and set(preds.path) == set(table.path[table.split=='valid'])
     m = json.loads((out/'resnet18'/'metrics.json').read_text())['valid']
     row = df.set_index('model').loc['resnet18']
-    assert row.valid_loss == pytest.approx(m['loss']) and list(pd.read_csv(out/'resnet18'/'history.csv').stage) == ['frozen','unfrozen','unfrozen']
+    assert row.valid_loss == pytest.approx(m['loss']) and list(pd.read_csv(out/'resnet18'/'history.csv').stage) == ['whole','whole'], 'without pretrained weights there is nothing to freeze'
     page = (out/'report.html').read_text()
     assert 'src="data:image/png' in page and 'http://' not in page and 'https://' not in page
     refused(cli('compare', '--real', faces/'real', '--fake', faces/'fake', '--models', 'cnn1', '--out', out, *SMALL), 'not empty', '--resume')
@@ -141,6 +141,7 @@ def test_weights_files(cli, faces, tmp_path):
     assert code == 0 and 'RANDOM' in err and 'RANDOM' in text
     save_file(net.state_dict(), file)
     code,text,_ = compare('found')
+    assert list(pd.read_csv(tmp_path/'found'/'resnet18'/'history.csv').stage) == ['frozen','unfrozen','unfrozen']
     assert code == 0 and pd.read_csv(tmp_path/'found'/'comparison.csv').set_index('model').weights['resnet18'] == 'resnet18.a1_in1k' and 'RANDOM' not in text
     file.write_bytes(file.read_bytes()[:10_000])
     refused(compare('torn'), 'damaged')

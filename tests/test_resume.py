@@ -2,6 +2,11 @@
 import os,random,shutil,subprocess,sys,time
 
 import pandas as pd
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from deepfake_nb.backbones import make_backbone
 
 def command(faces, out, *more):
     return [sys.executable, '-c', 'from deepfake_nb.cli import main; main()', 'compare', '--real', faces/'real', '--fake', faces/'fake', '--models', 'cnn2,resnet18',
@@ -44,8 +49,15 @@ learners.PART_SECONDS = 0
 learners._step = lambda *a: 8
 faces,out = map(Path, sys.argv[1:])
 data = load_data(make_table([faces/'real'], [faces/'fake']), 32, zoom=8/7)
-learners.train_model('resnet18', data, out, frozen_epochs=1, epochs=1, bs=16, weights='none', device='cpu')
+learners.train_model('resnet18', data, out, frozen_epochs=1, epochs=1, bs=16, weights=out.parent/'weights', device='cpu')
 '''
+
+@pytest.fixture
+def weights(tmp_path):
+    "Pretrained weights, as far as training knows: without any there is no frozen stage"
+    torch.manual_seed(0)
+    (tmp_path/'weights').mkdir()
+    save_file(make_backbone('resnet18', 32)[0].state_dict(), tmp_path/'weights'/'resnet18.a1_in1k.safetensors')
 
 def kept(cache): return sorted((cache/'deepfake_nb'/'features').glob('*/*.safetensors'))
 
@@ -59,7 +71,7 @@ def sitting(faces, out, cache, parts=None):
     assert parts or p.returncode == 0, err
     return len(kept(cache))
 
-def test_features_survive_and_make_no_difference(faces, tmp_path):
+def test_features_survive_and_make_no_difference(faces, tmp_path, weights):
     whole,cut = tmp_path/'whole',tmp_path/'cut'
     n = sitting(faces, whole, tmp_path/'one')
     seen = [sitting(faces, cut, tmp_path/'two', 9) for _ in range(2)]
@@ -71,7 +83,7 @@ def test_features_survive_and_make_no_difference(faces, tmp_path):
     assert sitting(faces, cut, tmp_path/'two') == n
     for f in ('model.safetensors','predictions.csv'): assert (whole/f).read_bytes() == (cut/f).read_bytes(), f
 
-def test_a_cache_that_vanishes_costs_time_alone(faces, tmp_path):
+def test_a_cache_that_vanishes_costs_time_alone(faces, tmp_path, weights):
     whole,cut = tmp_path/'whole',tmp_path/'cut'
     sitting(faces, whole, tmp_path/'one')
     sitting(faces, cut, tmp_path/'two', 9)
