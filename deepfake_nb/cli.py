@@ -32,6 +32,7 @@ def _interrupted():
 def main():
     "Run the command line; the entry point of `deepfake-nb`"
     warnings.simplefilter('ignore', FutureWarning)      # meant for programmers
+    warnings.filterwarnings('ignore', module=r'PIL\.')  # what matters is the error of a file
     warnings.showwarning = lambda message,*_: _say(f'warning: {message}')
     for o in (sys.stdout,sys.stderr):      # a name that the terminal cannot show is written out
         if hasattr(o, 'reconfigure'): o.reconfigure(errors='backslashreplace')
