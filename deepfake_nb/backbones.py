@@ -15,7 +15,8 @@ from pathlib import Path
 import timm
 import torch
 from fastcore.basics import patch
-from huggingface_hub import constants,hf_hub_download
+from huggingface_hub import constants,hf_hub_download,hf_hub_url
+from huggingface_hub.utils import get_session
 from safetensors.torch import load_file
 from timm.models import PretrainedCfg,get_arch_pretrained_cfgs,group_parameters
 from timm.models.resnet import Bottleneck
@@ -207,7 +208,9 @@ HUB_SECONDS = 5 # For the hub to begin its answer
 @cache
 def _fetch(repo, endpoint):
     "The weights file of `repo` from the hub; None if it is not to be had"
-    try: return Path(hf_hub_download(repo, 'model.safetensors', endpoint=endpoint, etag_timeout=HUB_SECONDS))
+    try:
+        get_session().head(hf_hub_url(repo, 'model.safetensors', endpoint=endpoint), timeout=HUB_SECONDS)     # asked once: the download asks six times, for half a minute
+        return Path(hf_hub_download(repo, 'model.safetensors', endpoint=endpoint, etag_timeout=HUB_SECONDS))
     except Exception: return None       # the errors of a network are many, and of several libraries
 
 def hub_file(

@@ -226,7 +226,7 @@ def frozen_stage(
     "Our frozen stage, from files to a trained head, with an empty cache"
     rec = RECIPES[recipe]
     with TemporaryDirectory() as d:
-        data = load_data(make_table(data=files), size, resample=rec.resample, zoom=rec.zoom, cache=Path(d))
+        data = load_data(make_table(data=files), size, resample=rec.resample, cache=Path(d))
         model = create_model(name, size, normalize=rec.normalize)
         model.freeze()
         learn = head_learner(data, model, rec, bs, precision=fast_precision())
@@ -266,9 +266,8 @@ def frozen_rows(
         gap = cache_gap(data, name, bs)
         rows.append({**turns_row(f'frozen stage, 7 epochs, {name}, recipe paper', lambda: frozen_stage(files, name, s, bs), lambda: _quiet(peer, amount.peer_epochs), 15, amount.rounds, False,
             f'validation loss with and without the cache differs by {gap:.1e}', (1, 7/amount.peer_epochs)), 'loss_gap':gap})
-    v = RECIPES['tuned'].views
     rows.append(turns_row(f'frozen stage, 7 epochs, {name}, recipe tuned', lambda: frozen_stage(files, name, s, bs, 'tuned'), lambda: _quiet(peer, amount.peer_epochs), None, 2, False,
-        f'{v} views of each training picture, so {v} passes over the training split', (1, 7/amount.peer_epochs)))
+        'mirror images too, so two passes of the backbone over the training split', (1, 7/amount.peer_epochs)))
     return rows
 
 # %% ../nbs/11_benchmark.ipynb #786ce0c6
@@ -467,7 +466,7 @@ from deepfake_nb.learners import augmentation
 files,size,cache,rounds = sys.argv[1],int(sys.argv[2]),Path(sys.argv[3]),int(sys.argv[4])
 def once(i):
     t0 = time.perf_counter()
-    data = load_data(make_table(data=files), size, zoom=8/7, cache=cache/str(i))
+    data = load_data(make_table(data=files), size, cache=cache/str(i))
     t1 = time.perf_counter()
     n = drain(data.loader('train', 64, True, augment=augmentation))+drain(data.loader('valid', 64))
     return n,t1-t0,time.perf_counter()-t1,peak_memory()

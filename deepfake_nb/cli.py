@@ -73,7 +73,7 @@ def compare(
     batch_size:Annotated[Optional[int], typer.Option(help='Images in a batch [64; the sample: 32]')]=None,
     frozen_epochs:Annotated[Optional[int], typer.Option(help='Epochs with the backbone frozen [7; the sample: 3]')]=None,
     epochs:Annotated[Optional[int], typer.Option(help='Epochs of the CNNs, of unfrozen backbones, and of those without pretrained weights [7; the sample: 3]')]=None,
-    n_per_class:Annotated[Optional[int], typer.Option(help='Images of each class at most [10000; the sample: 500]')]=None,
+    n_per_class:Annotated[Optional[int], typer.Option(help='Images of each class at most [10000; the sample: 400]')]=None,
     weights:Annotated[str, typer.Option(help='auto, imagenet, none, or a folder of .safetensors')]='auto',
     out:Annotated[str, typer.Option(metavar='DIR', help='The run folder')]='runs/compare',
     seed:Annotated[int, typer.Option(help='Of everything that is random')]=0,

@@ -70,7 +70,7 @@ def check_settings(
         elif not c.epochs: raise InputError(f"0 epochs: {m} has no frozen stage, ask for 1 or more")
 
 # %% ../nbs/06_comparison.ipynb #7fb89b5e
-_sample_settings = dict(size=64, batch_size=32, frozen_epochs=3, epochs=3, n_per_class=500,
+_sample_settings = dict(size=64, batch_size=32, frozen_epochs=3, epochs=3, n_per_class=400,
     data='The embedded sample: drawn portraits and fakes by two small GANs, with a schedule short enough for minutes.')
 
 def fill_settings(
@@ -99,7 +99,7 @@ def describe_data(
 
 # %% ../nbs/06_comparison.ipynb #ce8e4e04
 def sample_table(
-    n:int=500, # Images of each class
+    n:int=400, # Images of each class
     seed:int=0, # Of the sample
 )->pd.DataFrame: # As `make_table` gives it
     "The table of the embedded sample, made now or taken from the cache"
@@ -584,7 +584,7 @@ def _write_audit(out, audit, table):
 def _load(table, c, seed):
     "The data of a run"
     r = RECIPES[c.recipe]
-    return load_data(table, c.size, c.n_per_class, seed, r.resample, r.zoom, equal=c.equalise)
+    return load_data(table, c.size, c.n_per_class, seed, r.resample, equal=c.equalise)
 
 def _run(table, out, c, resume, say, audit):
     "One run with one seed"

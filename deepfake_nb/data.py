@@ -279,7 +279,6 @@ class FaceData:
     table:pd.DataFrame # path, label, source, group, split; the index is the row in `pixels`
     bad:pd.DataFrame # path, reason
     pixels:np.ndarray # uint8 [n, size, size, 3], memory-mapped
-    wide:np.ndarray=None # The same pictures a little larger, to crop from; None for no crops
     equal:dict=None # `side` and `quality`, if every picture went through `equalise`
     hashes:pd.DataFrame=None # path, sha256 of the bytes, phash (64 hexadecimal digits); in the order of `table`
 
@@ -332,13 +331,11 @@ def load_data(
     n_per_class:int=10_000, # Images of each class at most
     seed:int=0, # Which images, and which split
     resample:str='lanczos', # A key of `FILTERS`
-    zoom:float=1., # How much larger the copy for crops is; 1 for none
     cache:Path=None, # Folder for caches; the user's cache folder if not given
     equal:dict=None, # `side` and `quality`, to pass every picture through `equalise` first
 )->FaceData:
     "Read, check, balance and split the images of `table`"
-    wide = round(size*zoom)
-    store = pixel_cache(table, (size,wide), n_per_class, seed, resample, cache, equal)
+    store = pixel_cache(table, (size,), n_per_class, seed, resample, cache, equal)
     files,bad = store.files,store.bad
     files,bad = _leave_out(files, bad, files.groupby('sha').label.transform('nunique')>1, 'the same file is given as real and as fake')
     files = _even(files).copy()
@@ -347,7 +344,7 @@ def load_data(
     for s in ('train','valid'):
         if files.label[files.split==s].nunique() < 2: raise InputError(f"the {s} split has not both classes: give more images, or smaller groups")
     hashes = files[['path','sha','look']].set_axis(['path','sha256','phash'], axis=1)
-    return FaceData(files[COLUMNS], bad, store.pixels[size], store.pixels[wide] if wide>size else None, equal, hashes)
+    return FaceData(files[COLUMNS], bad, store.pixels[size], equal, hashes)
 
 # %% ../nbs/01_data.ipynb #7717ab90
 class BatchLoader(DataLoader):
@@ -386,18 +383,6 @@ class UnitRange:
         y = torch.from_numpy(part).view(x.permute(0,2,3,1).shape).permute(0,3,1,2)
         return TensorImage(y.copy_(x).div_(255)),*b[1:]
 
-# %% ../nbs/01_data.ipynb #6c1c56fd
-@patch
-def view(self:FaceData,
-    row:int, # A row of the table
-)->torch.Tensor: # uint8 [3, size, size]
-    "One picture as it is, or one time in two a crop of its larger copy"
-    if self.wide is None or torch.rand(())<.5: px = self.pixels[row]
-    else:
-        i,j = torch.randint(self.wide.shape[1]-self.size+1, (2,)).tolist()
-        px = self.wide[row,i:i+self.size,j:j+self.size]
-    return (px if isinstance(px, torch.Tensor) else torch.from_numpy(np.array(px))).permute(2,0,1)
-
 # %% ../nbs/01_data.ipynb #6a2644bc
 def _pick(px, rows):
     "`px[rows]` as a tensor, from a memory map or from a tensor"
@@ -413,9 +398,10 @@ def cut(self:FaceData,
     augment=None, # uint8 tensor [3, size, size] -> the same
 )->torch.Tensor: # uint8 TensorImage [n, 3, size, size]
     "The pixels of `rows`"
-    x = _pick(self.pixels, rows) if not augment else torch.stack([augment(self.view(o)).permute(1,2,0) for o in rows])
-    for o in (self.pixels,self.wide): _release(o)
-    return TensorImage(x.permute(0,3,1,2))
+    x = _pick(self.pixels, rows).permute(0,3,1,2)
+    _release(self.pixels)
+    if augment: x = torch.stack([augment(o).permute(1,2,0) for o in x]).permute(0,3,1,2)
+    return TensorImage(x)
 
 # %% ../nbs/01_data.ipynb #a89111bd
 def has_room(
@@ -437,9 +423,8 @@ def on(self:FaceData,
 )->FaceData: # The same pictures
     "With the pixels held in the memory of `device`, if that is a GPU with room for them"
     device,held = torch.device(device or 'cpu'),vars(self).setdefault('_held', {})
-    pixels = [o for o in (self.pixels,self.wide) if o is not None]
     if device not in held:
-        held[device] = has_room(sum(o.nbytes for o in pixels), device) and replace(self, **dict(zip(('pixels','wide'), [_upload(o, device) for o in pixels])))
+        held[device] = has_room(self.pixels.nbytes, device) and replace(self, pixels=_upload(self.pixels, device))
     return held[device] or self
 
 # %% ../nbs/01_data.ipynb #6f835676

@@ -103,7 +103,7 @@ def test_what_a_killed_builder_left_is_swept(table, tmp_path):
 
 def test_pixels_held_elsewhere_are_the_same_batches(table, monkeypatch):
     from deepfake_nb import data as D
-    data = load_data(table, 32, zoom=1.25)
+    data = load_data(table, 32)
     want = next(iter(data.loader('train', 8)))[0]
     monkeypatch.setattr(D, 'has_room', lambda nbytes, device: True)       # as if this memory were a GPU's
     held = data.on('cpu')

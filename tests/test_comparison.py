@@ -29,7 +29,7 @@ def gaussian(n, d=2, seed=0):
 def table(faces): return make_table([faces/'real'], [faces/'fake'])
 
 @pytest.fixture(scope='session')
-def data(table): return load_data(table, 32, zoom=8/7)
+def data(table): return load_data(table, 32)
 
 @pytest.mark.parametrize('scale', [.2,1/3,3,8])
 def test_temperature_mends_calibration_and_leaves_the_order(scale):
@@ -106,11 +106,11 @@ def test_killed_between_the_last_files_it_does_not_fold_twice(data, tmp_path, mo
 @pytest.mark.parametrize('name', ['cnn2','spectrum'])
 def test_the_test_split_takes_part_in_no_choice(name, data, tmp_path):
     def run(spoil):
-        t,px,wide = data.table.copy(),np.array(data.pixels),np.array(data.wide)
+        t,px = data.table.copy(),np.array(data.pixels)
         test = t.index[t.split=='train'][::4]
         t.loc[test,'split'] = 'test'
-        if spoil: px[test] = wide[test] = 255-px[test][:,:1,:1]; t.loc[test,'label'] = 1-t.label[test]
-        c = learners.train_model(name, replace(data, table=t, pixels=px, wide=wide), tmp_path/str(spoil), epochs=2, bs=16, device='cpu')
+        if spoil: px[test] = 255-px[test][:,:1,:1]; t.loc[test,'label'] = 1-t.label[test]
+        c = learners.train_model(name, replace(data, table=t, pixels=px), tmp_path/str(spoil), epochs=2, bs=16, device='cpu')
         return (tmp_path/str(spoil)/'model.safetensors').read_bytes(),[c[k] for k in ('temperature','real_below','threshold')],pd.read_csv(tmp_path/str(spoil)/'predictions.csv')
     (w1,c1,p1),(w2,c2,p2) = run(False),run(True)
     assert w1 == w2 and c1 == c2

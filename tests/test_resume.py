@@ -48,7 +48,7 @@ from deepfake_nb.data import load_data,make_table
 learners.PART_SECONDS = 0
 learners._step = lambda *a: 8
 faces,out = map(Path, sys.argv[1:])
-data = load_data(make_table([faces/'real'], [faces/'fake']), 32, zoom=8/7)
+data = load_data(make_table([faces/'real'], [faces/'fake']), 32)
 learners.train_model('resnet18', data, out, frozen_epochs=1, epochs=1, bs=16, weights=out.parent/'weights', device='cpu')
 '''
 
