@@ -349,14 +349,15 @@ def _pack(opt):
 
 def _unpack(opt, tensors):
     "Put back what `_pack` took out; a `ValueError` if it belongs to other weights"
-    state,shapes = {},[p.shape for group in opt.param_lists for p in group]
+    state,weights = {},[p.detach() for group in opt.param_lists for p in group]
     for k,v in tensors.items():
         if not k.startswith('opt.'): continue
         _,i,name = k.split('.', 2)
         state.setdefault(int(i), {})[name] = v
     for i,s in state.items():
-        if i>=len(shapes) or {k:v.shape for k,v in s.items()} != dict(step=(), exp_avg=shapes[i], exp_avg_sq=shapes[i]):
+        if i>=len(weights) or {k:v.shape for k,v in s.items()} != dict(step=(), exp_avg=weights[i].shape, exp_avg_sq=weights[i].shape):
             raise ValueError("its optimizer is of other weights, or of an older version")
+        for k in ('exp_avg','exp_avg_sq'): s[k] = torch.empty_like(weights[i]).copy_(s[k])    # fused AdamW goes through memory, so channels have to lie as the weights' do
     opt.load_state_dict(opt.state_dict() | dict(state=state))
 
 # %% ../nbs/04_learners.ipynb #8d3fefed

@@ -65,7 +65,7 @@ def test_sidebar_is_in_reading_order(pages):
 
 def test_card_and_icon(site):
     text = (site/'index.html').read_text(encoding='utf-8')
-    for o in ('rel="icon"', 'favicon.svg', 'property="og:title"', 'property="og:image"', 'https://example.org/faces/images/comparison.png', 'summary_large_image', 'name="description"'):
+    for o in ('rel="icon"', 'favicon.svg', 'property="og:title"', 'property="og:image"', 'https://example.org/faces/images/real_faces.png', 'summary_large_image', 'name="description"'):
         assert o in text, o
 
 def test_signatures_have_docments(site, pages):
