@@ -360,10 +360,20 @@ class BatchLoader(DataLoader):
     ):
         kw = dict(after_batch=after_batch) if after_batch else {}
         super().__init__(range(n), bs=bs, shuffle=shuffle, drop_last=drop_last, num_workers=0, device=device, **kw)
-        self.cut = cut
+        self.cut,self.first,self.rng_state = cut,0,None
+
+    def begin_at(self,
+        first:int, # Batch that the next epoch begins with
+        rng_state:torch.Tensor=None, # PyTorch's random state before it; as it is then if not given
+    )->'BatchLoader': # Itself
+        "Take the next epoch up in its middle: in the same order, without the batches before"
+        self.first,self.rng_state = first,rng_state
+        return self
 
     def create_batches(self, samps):
-        for idxs in chunked(samps, self.bs, self.drop_last): yield self.cut(list(idxs))
+        first,state,self.first,self.rng_state = self.first,self.rng_state,0,None
+        if state is not None: torch.set_rng_state(state)
+        for idxs in islice(chunked(samps, self.bs, self.drop_last), first, None): yield self.cut(list(idxs))
 
 # %% ../nbs/01_data.ipynb #f51f1b95
 class UnitRange:

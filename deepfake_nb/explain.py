@@ -23,7 +23,7 @@ from torch import nn,Tensor
 from .core import InputError,cache_dir,read_json,read_table,save_figure,thresholds,trim_cache,used,verdict,write_table
 from .images import equalise,open_image,reading_side,squish
 from .spectrum import Spectrum
-from .backbones import FaceNet,fake_logit
+from .backbones import FaceNet,SideBySide,fake_logit
 from .learners import load_model
 from .comparison import best_model
 
@@ -53,7 +53,7 @@ _hooking = threading.RLock()
 def _stage_ends(model):
     "The modules whose outputs may be the map, those to be asked if none is, and the number of tokens that stand for no place"
     if not isinstance(model, FaceNet): return [m for m in model.children() if isinstance(m, nn.ReLU)],[],0
-    net = model.backbone
+    net = model.backbone.nets[0].backbone if isinstance(model.backbone, SideBySide) else model.backbone     # of several, the first is asked
     named,info = dict(net.named_modules()),getattr(net, 'feature_info', None) or []
     ends = [named[o['module']] for o in info if isinstance(o, dict) and o.get('module') in named]
     return ends,list(net.children()),getattr(net, 'num_prefix_tokens', 0)

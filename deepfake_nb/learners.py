@@ -10,7 +10,7 @@ __all__ = ['RECIPES', 'flip', 'mirror', 'augmentation', 'PART_SECONDS', 'CONFIG'
 
 # %% ../nbs/04_learners.ipynb #3f7b2b50
 import hashlib,json,math,os,random,re,sys,time
-from contextlib import nullcontext,suppress
+from contextlib import contextmanager,nullcontext,suppress
 from dataclasses import dataclass,asdict,fields,replace
 from functools import partial
 from pathlib import Path
@@ -41,7 +41,7 @@ from .core import InputError,atomic,cache_dir,cannot_read,is_text,number,read_js
 from .images import FILTERS,MIN_SIDE,is_equalise
 from .data import BatchLoader,FaceData,load_data,make_table
 from .cnns import keras_init
-from .backbones import FaceNet,channels_last,check_state,create_model,count_params,fake_logit,prob_fake,stages,whiten_first
+from .backbones import FaceNet,SideBySide,channels_last,check_state,create_model,count_params,fake_logit,prob_fake,stages,whiten_first
 from .spectrum import Spectrum,fit_head
 from .calibration import choose_thresholds,fit_temperature
 
@@ -284,12 +284,6 @@ def _read_parts(folder, n):
         first += len(parts[-1])
     return parts,first
 
-def _from_here(loader, first):
-    "`loader` from picture `first` on"
-    cut = loader.cut
-    loader.cut,loader.n = lambda idxs: cut([o+first for o in idxs]),loader.n-first
-    return loader
-
 @patch
 @torch.no_grad()
 def see(self:Features,
@@ -302,7 +296,7 @@ def see(self:Features,
     rows,n,at,new = first,loader.n,time.perf_counter(),[]
     if 0<first<n: print(f'the features of {first} of {n} pictures are kept from before', file=sys.stderr)
     self.model.eval()
-    for x,_ in _from_here(loader, first) if first<n else ():
+    for x,_ in loader.begin_at(first//self.bs) if first<n else ():
         with autocast(self.precision, self.device): new.append(self.model.features(x).float().as_subclass(Tensor))
         rows += len(x)
         if rows<n and (not folder or time.perf_counter()-at<PART_SECONDS): continue
@@ -369,7 +363,7 @@ class Run:
         config:dict, # Written to config.json
     ):
         self.folder,self.model,self.config = Path(folder),model,config
-        self.history,self.best,self.best_loss,self.resumed = [],None,float('inf'),None
+        self.history,self.best,self.best_loss,self.resumed,self.part = [],None,float('inf'),None,None
         self.before,self.start,self.error = 0.,time.perf_counter(),None
 
     @property
@@ -391,38 +385,48 @@ class Run:
 # %% ../nbs/04_learners.ipynb #b2bd0848
 _anew = 'remove it, and this model is trained from its start'
 
+def _check_part(tensors):
+    "Raise a `ValueError` if a checkpoint does not hold what an unfinished epoch leaves"
+    losses,state = (tensors.get(f'part.{k}') for k in ('losses','rng_state'))
+    try: torch.Generator().set_state(state)
+    except (RuntimeError,TypeError) as e: raise ValueError("its random state is damaged") from e
+    if losses is None or losses.ndim!=2 or losses.shape[1]!=2 or not losses.isfinite().all(): raise ValueError("its losses are damaged")
+
 def _check_meta(meta, tensors):
     "Raise a `ValueError` if a checkpoint does not say what it has to"
     number = lambda o: type(o) in (int,float) and math.isfinite(o)
     epoch = lambda o: isinstance(o, dict) and o.get('stage') in ('whole','frozen','unfrozen') and all(number(o.get(k)) for k in ('epoch','train_loss','valid_loss','valid_accuracy','seconds'))
     if not isinstance(meta, dict): raise ValueError("it says nothing of a run")
     if not (isinstance(meta.get('history'), list) and all(map(epoch, meta['history']))): raise ValueError("its history is damaged")
-    if not number(meta.get('seconds')) or not (meta.get('best_loss', 0) is None or number(meta.get('best_loss'))): raise ValueError("its losses are damaged")
+    if not number(meta.get('seconds')) or not all(meta.get(k) is None or number(meta[k]) for k in ('best_loss','part_seconds')): raise ValueError("its losses are damaged")
     if not all(re.fullmatch(r'opt\.\d{1,6}\.\w+', k) for k in tensors if k.startswith('opt.')): raise ValueError("its optimizer is damaged")
+    if meta.get('part_seconds') is not None: _check_part(tensors)
 
 @patch
 def save(self:Run,
     opt, # fastai's optimizer
+    part:dict=None, # Of an epoch that is not over: `losses` [k, 2], a batch's loss and size in a row, and `rng_state`
+    part_seconds:float=None, # How long that epoch has taken so far
 ):
     "Write the checkpoint"
     tensors = _pack(opt)
-    tensors |= {f'model.{k}':v for k,v in self.model.state_dict().items()}
-    tensors |= {f'best.{k}':v for k,v in (self.best or {}).items()}
-    _save_tensors(self.file, tensors, dict(history=self.history, seconds=self.seconds, best_loss=self.best_loss if self.best else None))
+    for name,found in (('model',self.model.state_dict()),('best',self.best),('part',part)): tensors |= {f'{name}.{k}':v for k,v in (found or {}).items()}
+    _save_tensors(self.file, tensors, dict(history=self.history, seconds=self.seconds, best_loss=self.best_loss if self.best else None, part_seconds=part_seconds))
 
 @patch
 def load(self:Run):
     "Continue from the checkpoint, if there is one"
     if not self.file.exists(): return
     tensors,meta = _read_tensors(self.file, _anew)
-    part = lambda p: {k.removeprefix(p):v for k,v in tensors.items() if k.startswith(p)}
+    under = lambda p: {k.removeprefix(p):v for k,v in tensors.items() if k.startswith(p)}
     try:
         _check_meta(meta, tensors)
-        for p in ('model.','best.') if meta['best_loss'] is not None else ('model.',): check_state(self.model, part(p))
+        for p in ('model.','best.') if meta.get('best_loss') is not None else ('model.',): check_state(self.model, under(p))
     except ValueError as e: raise self.foreign(e) from e
-    self.model.load_state_dict(part('model.'))
-    self.history,self.before,self.best = meta['history'],meta['seconds'],part('best.') or None
+    self.model.load_state_dict(under('model.'))
+    self.history,self.before,self.best = meta['history'],meta['seconds'],under('best.') or None
     if self.best: self.best_loss = meta['best_loss']
+    if meta.get('part_seconds') is not None: self.part = under('part.') | dict(seconds=meta['part_seconds'])
     self.resumed = tensors
 
 @patch
@@ -434,7 +438,7 @@ def foreign(self:Run,
 
 # %% ../nbs/04_learners.ipynb #9570831e
 class KeepRun(Callback):
-    "Seed every epoch; after it, note the losses, keep the best weights, write the history and a checkpoint"
+    "Seed every epoch; note the losses, keep the best weights, write the history and checkpoints"
     order = 65
     def __init__(self, run:Run, stage:str, keep_best:bool): self.run_,self.stage,self.keep_best = run,stage,keep_best
 
@@ -445,21 +449,57 @@ class KeepRun(Callback):
         seed_everything(*parts)
         self.dls.train.rng = random.Random(str(parts))
         self.start,self.skipped,self.losses = time.perf_counter(),self.epoch < self.run_.done(self.stage),[]
+        self.saved,self.pause = self.start,PART_SECONDS
+        if not self.skipped and self.run_.part: self.go_on()
+
+    def before_train(self):
+        "Move the schedule past the batches that are done"
+        for _ in self.losses: self.learn.pct_train += 1./(len(self.dls.train)*self.n_epoch)
 
     def after_batch(self):
-        "Note the loss of a training batch"
-        if self.training: self.losses.append((self.loss.detach(), len(self.y)))
+        "Note the loss of a training batch, and now and then all that a killed process would lose"
+        if not self.training: return
+        self.losses.append((self.loss.detach(), len(self.y)))
+        if time.perf_counter()-self.saved>self.pause: self.keep_part()
+
+    def after_train(self):
+        "A validation that is killed costs no training"
+        if time.perf_counter()-self.saved>PART_SECONDS: self.keep_part()
+
+# %% ../nbs/04_learners.ipynb #d8f52af3
+@patch
+def go_on(self:KeepRun):
+    "Take up the epoch that a checkpoint holds a part of"
+    part,self.run_.part = self.run_.part,None
+    self.losses = [(loss,int(n)) for loss,n in part['losses']]
+    self.start -= part['seconds']
+    self.dls.train.begin_at(len(self.losses), part['rng_state'])
+
+@patch
+def keep_part(self:KeepRun):
+    "Write a checkpoint within an epoch"
+    start = time.perf_counter()
+    losses = torch.tensor([(float(loss),n) for loss,n in self.losses])
+    with self.aside(): self.run_.save(self.opt, dict(losses=losses, rng_state=torch.get_rng_state()), start-self.start)
+    self.saved = time.perf_counter()
+    self.pause = max(PART_SECONDS, 20*(self.saved-start))
 
 # %% ../nbs/04_learners.ipynb #b120b50e
+@patch
+@contextmanager
+def aside(self:KeepRun):
+    "End the fit at an `InputError`, which `fit_stage` raises again"
+    try: yield
+    except InputError as e:
+        self.run_.error = e
+        raise CancelFitException from None
+
 @patch
 def after_epoch(self:KeepRun):
     "Write the epoch down, unless it was done before"
     if self.skipped: return
     loss,n = map(torch.tensor, zip(*self.losses))
-    try: self.keep(float((loss*n).sum()/n.sum()), *map(float, self.recorder.values[-1][1:]))
-    except InputError as e:
-        self.run_.error = e
-        raise CancelFitException from None
+    with self.aside(): self.keep(float((loss*n).sum()/n.sum()), *map(float, self.recorder.values[-1][1:]))
 
 @patch
 def keep(self:KeepRun,
@@ -529,7 +569,7 @@ def fit_stage(
     learn,lrs = _stage_learner(run, data, stage, device)
     recipe,done = Recipe(**run.config['recipe']),run.done(stage)
     learn.create_opt()
-    if done:
+    if done or run.part:
         try: _unpack(learn.opt, run.resumed)
         except ValueError as e: raise run.foreign(e) from e
     cbs = [KeepRun(run, stage, recipe.keep_best), Bar(f"{run.config['model']}, {stage}")]
@@ -624,8 +664,9 @@ def finished(
     return (Path(folder)/'predictions.csv').exists()
 
 # %% ../nbs/04_learners.ipynb #a7449d8e
-def _name(o): return is_text(o) and re.fullmatch(r'\w[\w.-]{0,99}', o) is not None and '..' not in o
+def _name(o): return is_text(o) and re.fullmatch(r'\w[\w.+-]{0,199}', o) is not None and '..' not in o
 def _text(o): return is_text(o) and len(o)<=300 and o.isprintable()
+def _variant(o): return isinstance(o, str) and set(o.split('+')) <= {'','caffe'}
 def _one_of(*names): return lambda o: isinstance(o, str) and o in names
 
 def _recipe(o):
@@ -638,7 +679,7 @@ CONFIG = dict(model=(_name,'the name of a model'), size=(whole_number(MIN_SIDE, 
     recipe=(_recipe,'a recipe with normalize, resample and numbers'), weights=(_text,'the name of the weights'), threshold=(number(0, 1+1e-9),'a number from 0 to 1'),
     real_below=(lambda o: o is None or number(0, 1+1e-9)(o),'a number from 0 to 1'), false_alarm_rate=(number(0, 1),'a number from 0 to 1'),
     equalise=(is_equalise,'null or a side and a quality'), temperature=(number(1e-6, 1e6),'a number above 0'), arch=(_name,'the name of a network'),
-    variant=(_one_of('','caffe'),'empty or caffe'), recipe_name=(_name,'a name'), plan=(_plan,'epochs of each stage'), batch_size=(whole_number(1, 10**6),'a whole number above 0'),
+    variant=(_variant,'empty or caffe'), recipe_name=(_name,'a name'), plan=(_plan,'epochs of each stage'), batch_size=(whole_number(1, 10**6),'a whole number above 0'),
     seed=(whole_number(0, 2**32-1),'a whole number'), precision=(_one_of('float32','bf16','fp16'),'float32, bf16 or fp16'), device=(_text,'the name of a device'), version=(_text,'a version'),
     params=(whole_number(0, 10**12),'a whole number'), **dict.fromkeys(('seconds','seconds_per_epoch','images_per_second'), (number(0, 1e12),'a number')))
 
@@ -659,7 +700,8 @@ def read_config(
 def _begin_from_scratch(model, data, n=200):
     "Let the first layer whiten patches of some training pictures; what a short training has to learn is not dropped"
     rows = data.rows('train')
-    whiten_first(model, torch.from_numpy(np.array(data.pixels[rows[::max(1, len(rows)//n)]])).permute(0,3,1,2).float().div(255))
+    x = torch.from_numpy(np.array(data.pixels[rows[::max(1, len(rows)//n)]])).permute(0,3,1,2).float().div(255)
+    for net in model.backbone.nets if isinstance(model, FaceNet) and isinstance(model.backbone, SideBySide) else [model]: whiten_first(net, x)
     if isinstance(model, FaceNet):
         for m in model.head.modules():
             if isinstance(m, nn.Dropout): m.p = 0.

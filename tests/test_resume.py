@@ -1,9 +1,10 @@
 "Killed at any moment and continued, a run ends in the numbers of one that was never interrupted."
-import os,random,shutil,subprocess,sys,time
+import json,os,random,shutil,subprocess,sys,time
 
 import pandas as pd
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from deepfake_nb.backbones import make_backbone
@@ -90,3 +91,36 @@ def test_a_cache_that_vanishes_costs_time_alone(faces, tmp_path, weights):
     shutil.rmtree(tmp_path/'two')
     sitting(faces, cut, tmp_path/'two')
     assert (whole/'model.safetensors').read_bytes() == (cut/'model.safetensors').read_bytes()
+
+# within an epoch
+
+EPOCHS = TRAIN.replace("frozen_epochs=1, epochs=1, bs=16, weights=out.parent/'weights'", "epochs=2, bs=16, weights='none'")
+
+def kept_so_far(out):
+    "Whole epochs, and batches of the next, in a checkpoint"
+    try:
+        with safe_open(out/'checkpoint.safetensors', 'pt') as f:
+            meta = json.loads(f.metadata()['sealed'].partition(' ')[2])
+            return len(meta['history']),f.get_slice('part.losses').get_shape()[0] if 'part.losses' in f.keys() else 0
+    except FileNotFoundError: return 0,0
+
+def sit_through(faces, out, kill=True):
+    "Train in a process of its own, and kill it when its checkpoint holds more than before: what it holds"
+    before = kept_so_far(out)
+    p = subprocess.Popen([sys.executable, '-c', EPOCHS, faces, out], stderr=subprocess.PIPE, text=True)
+    while kill and p.poll() is None and kept_so_far(out)<=before: time.sleep(.002)
+    if kill: p.kill()
+    err = p.communicate()[1]
+    assert kill or p.returncode == 0, err
+    return kept_so_far(out)
+
+def test_an_epoch_is_taken_up_in_its_middle(faces, tmp_path):
+    whole,cut = tmp_path/'whole',tmp_path/'cut'
+    sit_through(faces, whole, kill=False)
+    seen = [sit_through(faces, cut) for _ in range(3)]
+    assert (0,0) < seen[0] < seen[1] < seen[2], 'every sitting gets further'
+    assert any(batches for _,batches in seen), 'one was killed within an epoch'
+    sit_through(faces, cut, kill=False)
+    a,b = (pd.read_csv(o/'history.csv').drop(columns='seconds') for o in (whole,cut))
+    pd.testing.assert_frame_equal(a, b)
+    for f in ('model.safetensors','predictions.csv'): assert (whole/f).read_bytes() == (cut/f).read_bytes(), f
