@@ -39,7 +39,7 @@ def _allowed(scores, rate):
 def choose_thresholds(
     y, # Labels, 0 real and 1 fake [n]
     prob_fake, # Probability of fake [n]
-    false_alarm_rate:float=.05, # Largest share of the reals that may be called fake, and of the fakes that may be called real
+    false_alarm_rate:float=.02, # Largest share of the reals that may be called fake, and of the fakes that may be called real
 )->tuple[float,float]: # (real_below, threshold): real if p < real_below, fake if p >= threshold, uncertain between
     "Where 'real' ends and 'fake' begins; one point for both where the classes lie apart"
     if not 0 <= false_alarm_rate < 1: raise InputError(f"false-alarm rate {false_alarm_rate}: use 0 or more, and less than 1")

@@ -67,7 +67,7 @@ def compare(
     fake:Annotated[Optional[list[str]], typer.Option(metavar='PATH', help='Fakes, likewise')]=None,
     data:Annotated[Optional[str], typer.Option(metavar='DIR', help='A folder with {train,valid,test}/{real,fake}')]=None,
     partition:Annotated[bool, typer.Option('--partition', help="Keep CelebA's own split")]=False,
-    models:Annotated[str, typer.Option(help='all, or a comma list of cnn1, cnn2, densenet121, xception, resnet50 and names of timm')]='all',
+    models:Annotated[str, typer.Option(help='all, or a comma list of cnn1, cnn2, densenet121, xception, resnet50 and names of timm; a+b puts two backbones before one head')]='all',
     recipe:Annotated[str, typer.Option(help='tuned or paper')]='tuned',
     size:Annotated[Optional[int], typer.Option(help='Side of the square input, pixels [224; the sample: 64]')]=None,
     batch_size:Annotated[Optional[int], typer.Option(help='Images in a batch [64; the sample: 32]')]=None,

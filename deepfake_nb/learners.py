@@ -72,7 +72,7 @@ class Recipe:
 RECIPES = dict(
     paper=Recipe(normalize=False, keras_init=True, keras_weights=True, resample='nearest', augment=False, passes=1, lr_cnn=1e-3, lr_head=1e-3, lr_top=1e-4, lr_decay=1.,
         top=.25, wd=0., clip=0., smoothing=0., min_steps=1, one_cycle=False, keep_best=False, calibrate=False),
-    tuned=Recipe(normalize=True, keras_init=False, keras_weights=False, resample='lanczos', augment=True, passes=3, lr_cnn=1e-3, lr_head=1e-3, lr_top=3e-4, lr_decay=.8,
+    tuned=Recipe(normalize=True, keras_init=False, keras_weights=False, resample='lanczos', augment=True, passes=3, lr_cnn=1e-3, lr_head=1e-3, lr_top=1e-4, lr_decay=.8,
         top=1., wd=.05, clip=1., smoothing=.1, min_steps=14, one_cycle=True, keep_best=True, calibrate=True, from_scratch=True))
 
 # %% ../nbs/04_learners.ipynb #1cce8979
@@ -633,7 +633,7 @@ def _calibrate(run, data, device):
     run.config['temperature'] = t
 
 # %% ../nbs/04_learners.ipynb #64e64669
-def _thresholds(preds, false_alarm_rate=.05):
+def _thresholds(preds, false_alarm_rate=.02):
     "Where the answers change, by the validation rows of `preds`"
     v = preds[preds.split=='valid']
     return dict(zip(('real_below','threshold'), choose_thresholds(v.label, v.prob_fake, false_alarm_rate)), false_alarm_rate=false_alarm_rate)
