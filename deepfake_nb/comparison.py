@@ -276,7 +276,7 @@ def lead(
 )->str: # One or two sentences
     "Say which model has the lowest validation loss, and whether the next is shown to be worse"
     first,*rest = networks(df)
-    if not rest: return f"{first} is the only model."
+    if not rest: return "Only one network was trained, so there is no ranking."
     g = gap(first, rest[0])
     said = f"lower than that of {rest[0]}, the next" if shown(g)<0 else f"but no difference to {rest[0]}, the next, is shown"
     return f"Of the networks, {first} has the lowest validation loss, {said}: {_span(g)}."

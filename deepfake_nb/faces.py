@@ -55,7 +55,7 @@ def mix(
     return tuple(round(x + (y-x)*t) for x,y in zip(a, b))
 
 def pick(
-    rng:np.random.Generator, # The dice
+    rng:np.random.Generator, # Source of all randomness
     items:list, # To choose from
     odds:list=None, # Of each item; all alike if not given
 ): # One of `items`
@@ -64,7 +64,7 @@ def pick(
     return items[int(rng.choice(len(items), p=p))]
 
 def between(
-    rng:np.random.Generator, # The dice
+    rng:np.random.Generator, # Source of all randomness
     lo:float, # Lower end
     hi:float, # Upper end
 )->float:
@@ -77,7 +77,7 @@ FRINGES = ['bald', 'buzz', 'short', 'side', 'middle', 'straight', 'quiff', 'curl
 HATS = ['none', 'beanie', 'cap', 'scarf', 'band']
 
 def roll_traits(
-    rng:np.random.Generator, # The dice
+    rng:np.random.Generator, # Source of all randomness
 )->AttrDict: # Names and values, colours as RGB
     "Roll what a person's features share: skin, hair, age, pose, light"
     i,f = divmod(between(rng, 0, len(SKINS)-1.001), 1)
@@ -165,7 +165,7 @@ def curve(
 # %% ../nbs/00_faces.ipynb #d34be7dc
 def draw_background(
     p:Paper, # To draw on
-    rng:np.random.Generator, # The dice
+    rng:np.random.Generator, # Source of all randomness
     t:AttrDict, # As `roll_traits` gives them
 ):
     "A wall, a sky, stripes or blurred lights"
@@ -185,7 +185,7 @@ def draw_background(
 # %% ../nbs/00_faces.ipynb #8264ae48
 def draw_back_hair(
     p:Paper, # To draw on
-    rng:np.random.Generator, # The dice
+    rng:np.random.Generator, # Source of all randomness
     t:AttrDict, # As `roll_traits` gives them
 ):
     "Whatever hair is seen behind the head"
@@ -205,7 +205,7 @@ def draw_back_hair(
 # %% ../nbs/00_faces.ipynb #e95cd8af
 def draw_body(
     p:Paper, # To draw on
-    rng:np.random.Generator, # The dice
+    rng:np.random.Generator, # Source of all randomness
     t:AttrDict, # As `roll_traits` gives them
 ):
     "Neck, shoulders and what they wear"
@@ -240,7 +240,7 @@ def outline(
 
 def draw_head(
     p:Paper, # To draw on
-    rng:np.random.Generator, # The dice
+    rng:np.random.Generator, # Source of all randomness
     t:AttrDict, # As `roll_traits` gives them
 ):
     "Ears, then the head, shaded"
@@ -258,7 +258,7 @@ def draw_head(
 
 def draw_cheeks(
     p:Paper, # To draw on
-    rng:np.random.Generator, # The dice
+    rng:np.random.Generator, # Source of all randomness
     t:AttrDict, # As `roll_traits` gives them
 ):
     "Blush, freckles, and the lines that laughing leaves"
@@ -273,7 +273,7 @@ def draw_cheeks(
 # %% ../nbs/00_faces.ipynb #35ff7b1b
 def draw_beard(
     p:Paper, # To draw on
-    rng:np.random.Generator, # The dice
+    rng:np.random.Generator, # Source of all randomness
     t:AttrDict, # As `roll_traits` gives them
 ):
     "Stubble, moustache, goatee or the whole of it"
@@ -287,7 +287,7 @@ def draw_beard(
 
 def draw_mouth(
     p:Paper, # To draw on
-    rng:np.random.Generator, # The dice
+    rng:np.random.Generator, # Source of all randomness
     t:AttrDict, # As `roll_traits` gives them
 ):
     "Closed, smiling or laughing with teeth"
@@ -304,7 +304,7 @@ def draw_mouth(
 
 def draw_nose(
     p:Paper, # To draw on
-    rng:np.random.Generator, # The dice
+    rng:np.random.Generator, # Source of all randomness
     t:AttrDict, # As `roll_traits` gives them
 ):
     "A shadowed side, two nostrils"
@@ -317,7 +317,7 @@ def draw_nose(
 # %% ../nbs/00_faces.ipynb #a8b29ec2
 def draw_eyes(
     p:Paper, # To draw on
-    rng:np.random.Generator, # The dice
+    rng:np.random.Generator, # Source of all randomness
     t:AttrDict, # As `roll_traits` gives them
 ):
     "Both eyes and their brows"
@@ -340,7 +340,7 @@ def draw_eyes(
 
 def draw_glasses(
     p:Paper, # To draw on
-    rng:np.random.Generator, # The dice
+    rng:np.random.Generator, # Source of all randomness
     t:AttrDict, # As `roll_traits` gives them
 ):
     "Two lenses and a bridge, for one in four"
@@ -358,7 +358,7 @@ def draw_glasses(
 
 # %% ../nbs/00_faces.ipynb #6830f4c0
 def hairline(
-    rng:np.random.Generator, # The dice
+    rng:np.random.Generator, # Source of all randomness
     t:AttrDict, # As `roll_traits` gives them
 )->list: # Points (x, y), head units
     "The lower edge of the hair, from the right temple to the left"
@@ -375,7 +375,7 @@ def hairline(
 
 def draw_front_hair(
     p:Paper, # To draw on
-    rng:np.random.Generator, # The dice
+    rng:np.random.Generator, # Source of all randomness
     t:AttrDict, # As `roll_traits` gives them
 ):
     "Cap, curls, parting and a few strands"
@@ -393,7 +393,7 @@ def draw_front_hair(
 
 def draw_hat(
     p:Paper, # To draw on
-    rng:np.random.Generator, # The dice
+    rng:np.random.Generator, # Source of all randomness
     t:AttrDict, # As `roll_traits` gives them
 ):
     "Beanie, cap, scarf or band, for one in five"
@@ -418,7 +418,7 @@ LAYERS = [draw_background, draw_back_hair, draw_body, draw_head, draw_cheeks, dr
 
 def shine(
     img:Image.Image, # The drawing
-    rng:np.random.Generator, # The dice
+    rng:np.random.Generator, # Source of all randomness
     t:AttrDict, # As `roll_traits` gives them
 )->Image.Image: # Lit
     "Light the drawing from the side of the lamp"
@@ -454,7 +454,7 @@ def grid(
 # %% ../nbs/00_faces.ipynb #6fd5dbfb
 def add_noise(
     a:np.ndarray, # [H, W, 3], 0 to 255
-    rng:np.random.Generator, # The dice
+    rng:np.random.Generator, # Source of all randomness
     read:float=2., # Standard deviation in the dark
     shot:float=.06, # Variance for each unit of light
 )->np.ndarray: # Same shape
@@ -650,7 +650,7 @@ class GAN:
 def to_input(
     imgs, # uint8 [N, H, W, 3]
 )->torch.Tensor: # [N, 3, H, W], -1 to 1
-    "What the networks eat"
+    "Pixels as the networks take them"
     return (torch.as_tensor(np.asarray(imgs)).permute(0,3,1,2).float()/127.5 - 1).contiguous(memory_format=torch.channels_last)
 
 def train_gan(
