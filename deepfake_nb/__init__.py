@@ -1,3 +1,37 @@
+"""Tell photographs of faces from faces made by a GAN: a notebook-first comparison of five networks
+
+Modules:
+
+- `deepfake_nb.audit`: Shortcuts: what gives the label away without a look at the face
+- `deepfake_nb.backbones`: Models III to V, and any other network of timm: normalisation, head, freezing
+- `deepfake_nb.calibration`: From logits to probabilities that can be believed, and from probabilities to a verdict
+- `deepfake_nb.checkpoints`: What a training run keeps, so that it survives being killed
+- `deepfake_nb.cli`: The `deepfake-nb` command
+- `deepfake_nb.cnns`: Models I and II, the two small networks that the paper builds by hand
+- `deepfake_nb.comparison`: The whole way: table, audit, pixels, models, report
+- `deepfake_nb.core`: One kind of error for wrong input, and files that are complete or not there
+- `deepfake_nb.detector`: Is this face fake? One answer for each picture
+- `deepfake_nb.faces`: Faces in a picture, cropped as the models were trained
+- `deepfake_nb.features`: The frozen stage without the backbone
+- `deepfake_nb.images`: A picture: opened, upright, square
+- `deepfake_nb.learner`: Loss, precision, and the fastai learner
+- `deepfake_nb.metrics`: What a score is worth: is it right, does it rank, can its probabilities be believed
+- `deepfake_nb.onnx_export`: One file that needs no PyTorch
+- `deepfake_nb.pixels`: Every file is read once: the pixel cache
+- `deepfake_nb.report`: What a run found, for people: plots, a card, a page
+- `deepfake_nb.results`: All models in one table, and what the paper claims about them
+- `deepfake_nb.robustness`: Changed pictures, and sources that were not trained on
+- `deepfake_nb.runs`: One model, all its stages, one folder
+- `deepfake_nb.sample`: A data set that needs no download
+- `deepfake_nb.scorers`: From pixels to probabilities, with PyTorch and without
+- `deepfake_nb.settings`: All that can be set, in one object
+- `deepfake_nb.sources`: Folders, CelebA, CSVs: every layout becomes one table
+- `deepfake_nb.spectrum`: The baseline that never looks at a face: rings of the power spectrum, and a logistic regression
+- `deepfake_nb.split`: What must stay together, the split, and the data set
+- `deepfake_nb.tables`: Predictions for many pictures in one CSV file, and scores on pictures of known class
+- `deepfake_nb.video`: Frames of a video, upright and evenly spaced
+- `deepfake_nb.weights`: Where pretrained weights come from, and what is said when they do not come"""
+
 __version__ = "0.1.0"
 
 import os as _os

@@ -16,7 +16,7 @@ def own_cache(tmp_path_factory):
 @pytest.fixture(scope='session')
 def faces(tmp_path_factory):
     "Forty drawn portraits and forty fakes as files"
-    from deepfake_nb.faces import make_sample
+    from deepfake_nb.sample import make_sample
     return make_sample(tmp_path_factory.mktemp('faces')/'sample', 40)
 
 @pytest.fixture
@@ -33,11 +33,12 @@ def cli(monkeypatch, capsys):
 @pytest.fixture(scope='session')
 def trained(faces, tmp_path_factory):
     "A finished comparison of two small models"
-    from deepfake_nb import comparison as cmp
-    from deepfake_nb.data import make_table
+    from deepfake_nb.comparison import compare
+    from deepfake_nb.settings import Settings
+    from deepfake_nb.sources import make_table
     out = tmp_path_factory.mktemp('run')/'run'
-    settings = cmp.Comparison(['cnn2','resnet18'], size=32, batch_size=16, frozen_epochs=1, epochs=2, weights='none')
-    cmp.compare(make_table([faces/'real'], [faces/'fake']), out, settings, say=lambda o: None)
+    settings = Settings(['cnn2','resnet18'], size=32, batch_size=16, frozen_epochs=1, epochs=2, weights='none')
+    compare(make_table([faces/'real'], [faces/'fake']), out, settings, log=lambda o: None, audit=False)
     return out
 
 @pytest.fixture(scope='session')

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip('gradio', reason="needs Gradio: pip install 'deepfake_nb[app]'")
-from deepfake_nb import app
+from deepfake_nb import app,uploads
 from deepfake_nb.core import InputError
-from deepfake_nb.detector import Answer,Detector,export
+from deepfake_nb.detector import Prediction,Detector
+from deepfake_nb.onnx_export import export
 
 spec = importlib.util.spec_from_file_location('load', Path(__file__).parents[1]/'tools'/'load.py')
 load = importlib.util.module_from_spec(spec)
@@ -21,7 +22,7 @@ def free_port():
 def served(trained):
     "The page of a run: its address, and the folder that uploads lie in"
     port,said,before = free_port(),[],dict(app.os.environ)
-    page = app.serve(trained, port, wait=False, say=said.append)
+    page = app.serve(trained, port, wait=False, log=said.append)
     assert said==[f'the page is at http://127.0.0.1:{port}']
     yield f'http://127.0.0.1:{port}',page.home.folder
     page.close()
@@ -48,13 +49,13 @@ def upload(tab, file):
     tab.wait_for_selector('#verdict .verdict', timeout=30000)
     return tab.inner_text('#verdict').lower()
 
-def uploads(kept): return [o for o in kept.rglob('*') if o.is_file()]
+def files_in(kept): return [o for o in kept.rglob('*') if o.is_file()]
 
 @pytest.mark.parametrize('width,scheme', [(1280,'light'),(390,'dark')])
 def test_from_upload_to_verdict(browser, served, trained, fake, width, scheme):
     url,kept = served
     tab,asked,errors = open_page(browser, url, viewport=dict(width=width, height=844), color_scheme=scheme)
-    before = uploads(kept)
+    before = files_in(kept)
     said = upload(tab, fake)
     a = Detector.load(trained).predict(fake)[0]
     assert a.verdict in said and f'{a.prob_fake:.1%} fake' in said
@@ -63,7 +64,7 @@ def test_from_upload_to_verdict(browser, served, trained, fake, width, scheme):
     assert tab.evaluate('document.documentElement.scrollWidth')<=width
     assert 'no proof' in tab.inner_text('body')
     assert not errors and not [o for o in asked if not o.startswith((url,'data:','blob:'))]
-    assert sorted(uploads(kept))==sorted(before)        # nothing kept
+    assert sorted(files_in(kept))==sorted(before)        # nothing kept
     tab.context.close()
 
 def test_an_example_and_then_a_bad_file(browser, served, tmp_path):
@@ -85,7 +86,7 @@ def test_large_files_are_refused(trained, fake, monkeypatch):
     from gradio_client import Client,handle_file
     monkeypatch.setattr(app, 'MAX_UPLOAD', '1kb')
     port = free_port()
-    page = app.serve(trained, port, wait=False, say=lambda o: None)
+    page = app.serve(trained, port, wait=False, log=lambda o: None)
     try:
         client = Client(f'http://127.0.0.1:{port}', verbose=False, analytics_enabled=False)
         with pytest.raises(Exception, match='413|size|exceed'): client.predict(handle_file(str(fake)), api_name='/answer')
@@ -202,23 +203,23 @@ def test_the_name_of_an_upload_is_nobodys_business(served, fake):
         assert '% fake' in load.ask(port_of(served), fake.read_bytes(), name)[0]
     verdict,why = load.ask(port_of(served), b'no picture', '<b>.jpg')
     assert 'No answer' in verdict and '<b>.jpg' not in verdict and not why
-    assert 'error' in load.ask(port_of(served), b'no video', 'x.MP4')[0] and not uploads(served[1]/'uploads')
-    assert '&lt;i&gt;\\x1b' in app.verdict_html(Answer(error='<i>\x1b[2J'))
+    assert 'error' in load.ask(port_of(served), b'no video', 'x.MP4')[0] and not files_in(served[1]/'uploads')
+    assert '&lt;i&gt;\\x1b' in app.verdict_html(Prediction(error='<i>\x1b[2J'))
 
 def test_uploads_that_nobody_asks_about_are_bounded(served, monkeypatch):
     port,folder = port_of(served),served[1]/'uploads'
-    monkeypatch.setattr(app, 'MAX_WAITING', 2)
+    monkeypatch.setattr(uploads, 'MAX_WAITING', 2)
     try:
-        assert [load.upload(port, b'x')[0] for _ in range(4)]==[200,200,503,503] and len(uploads(folder))==2
-        monkeypatch.setattr(app, 'MAX_WAITING', 99); monkeypatch.setattr(app, 'MAX_WAITING_BYTES', 2000)
+        assert [load.upload(port, b'x')[0] for _ in range(4)]==[200,200,503,503] and len(files_in(folder))==2
+        monkeypatch.setattr(uploads, 'MAX_WAITING', 99); monkeypatch.setattr(uploads, 'MAX_WAITING_BYTES', 2000)
         code,said = load.upload(port, bytes(3000))
         assert code==503 and b'too many' in said and b'\n' not in said
     finally:
         for o in folder.iterdir(): os.utime(o, (0,0))
-    assert load.upload(port, b'x')[0]==200 and len(uploads(folder))==1       # what is old goes
+    assert load.upload(port, b'x')[0]==200 and len(files_in(folder))==1       # what is old goes
     for o in folder.iterdir(): os.utime(o, (0,0))
     load.ask(port, b'x')
-    assert not uploads(folder)
+    assert not files_in(folder)
 
 def test_what_does_not_arrive_leaves_nothing(served, monkeypatch, fake):
     port,folder = port_of(served),served[1]/'uploads'
@@ -228,11 +229,11 @@ def test_what_does_not_arrive_leaves_nothing(served, monkeypatch, fake):
     assert load.call(port, 'POST', 'upload', b'--x\r\nno form', **{'Content-Type':'multipart/form-data; boundary=x'})[0]==400
     def full(*args): raise OSError(28, 'No space left on device')
     with monkeypatch.context() as m:
-        m.setattr(app.shutil, 'copyfileobj', full)
+        m.setattr(uploads.shutil, 'copyfileobj', full)
         code,said = load.upload(port, b'x')
         assert code==503 and b'No space left' in said
     assert not list(folder.iterdir())
-    monkeypatch.setattr(app, 'MAX_WAITING', 1)                       # nothing is counted that is gone
+    monkeypatch.setattr(uploads, 'MAX_WAITING', 1)                       # nothing is counted that is gone
     assert '% fake' in load.ask(port, fake.read_bytes())[0]
 
 def test_a_slow_picture_stops_nobody_else(served, fake, monkeypatch):
@@ -251,7 +252,7 @@ def test_a_slow_picture_stops_nobody_else(served, fake, monkeypatch):
 def test_a_run_that_vanishes(trained, fake, tmp_path):
     run,port = shutil.copytree(trained, tmp_path/'run'),free_port()
     before = dict(os.environ)
-    page = app.serve(run, port, wait=False, say=lambda o: None)
+    page = app.serve(run, port, wait=False, log=lambda o: None)
     try:
         shutil.rmtree(run)
         verdict,why = load.ask(port, fake.read_bytes())

@@ -10,13 +10,18 @@ import pytest
 import torch
 from PIL import Image
 
+from deepfake_nb.loaders import _release
+from deepfake_nb.timing import QUICK,link_files,machine,make_files,row,turns_row
+from deepfake_nb.speed import cache_gap,torchvision_loader
 from deepfake_nb import benchmark as bm
 from deepfake_nb.core import InputError
-from deepfake_nb.data import PixelCache,load_data,make_table,pixel_cache,read_file
+from deepfake_nb.sources import make_table
+from deepfake_nb.pixels import PixelCache,pixel_cache,read_file
+from deepfake_nb.split import load_data
 from deepfake_nb.images import open_image,reading_side,squish
 
 @pytest.fixture(scope='module')
-def files(tmp_path_factory): return bm.make_files(tmp_path_factory.mktemp('bench')/'files', 40)
+def files(tmp_path_factory): return make_files(tmp_path_factory.mktemp('bench')/'files', 40)
 
 @pytest.fixture(scope='module')
 def table(files): return make_table(data=files)
@@ -102,7 +107,7 @@ def test_what_a_killed_builder_left_is_swept(table, tmp_path):
     assert not old.exists() and new.exists(), 'only what nobody writes to any more'
 
 def test_pixels_held_elsewhere_are_the_same_batches(table, monkeypatch):
-    from deepfake_nb import data as D
+    from deepfake_nb import loaders as D
     data = load_data(table, 32)
     want = next(iter(data.loader('train', 8)))[0]
     monkeypatch.setattr(D, 'has_room', lambda nbytes, device: True)       # as if this memory were a GPU's
@@ -111,25 +116,25 @@ def test_pixels_held_elsewhere_are_the_same_batches(table, monkeypatch):
     held = data.on('cpu')
     assert held is not data and isinstance(held.pixels, torch.Tensor) and held is data.on('cpu')
     assert torch.equal(next(iter(data.loader('train', 8)))[0], want)
-    cut = [(torch.manual_seed(0), o.cut(data.rows('train')[:6], lambda x: x))[1] for o in (held,replace(data))]
+    cut = [(torch.manual_seed(0), o.get_batch(data.rows('train')[:6], lambda x: x))[1] for o in (held,replace(data))]
     assert torch.equal(*cut)
 
 def test_big_maps_give_their_pages_back(table, monkeypatch):
-    from deepfake_nb import data as D
+    from deepfake_nb import loaders as D
     data = load_data(table, 32)
-    x = data.cut(data.rows('train'))
-    D._release(data.pixels, most=0)
-    assert torch.equal(x, data.cut(data.rows('train')))
+    x = data.get_batch(data.rows('train'))
+    _release(data.pixels, most=0)
+    assert torch.equal(x, data.get_batch(data.rows('train')))
 
 # ours and the peers
 
 def test_the_readers_give_the_same_pictures(files, table):
     ours = load_data(table, 64, resample='bilinear')
-    peer = bm.torchvision_loader(files, 64, 64).dataset
+    peer = torchvision_loader(files, 64, 64).dataset
     row = {p:i for i,p in ours.table.path.items()}
     for path,label in peer.samples[::7]:
         x = peer[[p for p,_ in peer.samples].index(path)][0]
-        assert (x-ours.cut([row[path]])[0].float()/255).abs().mean() < 2/255
+        assert (x-ours.get_batch([row[path]])[0].float()/255).abs().mean() < 2/255
         assert peer.classes[label] == ('real','fake')[ours.table.label[row[path]]]
 
 def test_detector_and_plain_loop_agree(files, tmp_path):
@@ -138,19 +143,19 @@ def test_detector_and_plain_loop_agree(files, tmp_path):
     r = bm.detector_row(run, paths, [int(o.parent.name=='fake') for o in paths], 'float32', 1)
     assert r['gap'] < 1e-4
 
-def test_features_equal_training_through_the_backbone(table): assert bm.cache_gap(load_data(table, 64), 'resnet18', 8) < 1e-3
+def test_features_equal_training_through_the_backbone(table): assert cache_gap(load_data(table, 64), 'resnet18', 8) < 1e-3
 
 def test_rows_keep_the_contract():
-    rows = [bm.row('a', 1., 4., 's', 3.), bm.row('b', 10., 4., 'images/s', 3.), bm.row('c', 5., None, 'GiB', 4.), bm.row('d')]
+    rows = [row('a', 1., 4., 's', 3.), row('b', 10., 4., 'images/s', 3.), row('c', 5., None, 'GiB', 4.), row('d')]
     assert [o['met'] for o in rows] == [True,False,False,None]
     for r in rows: assert {'name','ours','peer','unit','ratio','goal','met'} <= set(r)
-    res = dict(machine=bm.machine(), rows=rows, speeds=[], points=[])
+    res = dict(machine=machine(), rows=rows, speeds=[], points=[])
     assert json.loads(json.dumps(res, allow_nan=False)) == res
-    t = bm.turns_row('turns', lambda: None, lambda: sum(range(10000)), 1., rounds=3)
+    t = turns_row('turns', lambda: None, lambda: sum(range(10000)), 1., rounds=3)
     assert t['ratio'] > 1 and t['met'] is True
 
 def test_the_command_prints_one_document(cli, monkeypatch, tmp_path):
-    res = dict(machine=bm.machine(), rows=[bm.row('a', 1., 4., 's', 3.)], speeds=[dict(model='m', precision='p', images_per_second=1.)], points=[dict(n=1, size=2, read=1., epoch=1., before=1., peak=2.)])
+    res = dict(machine=machine(), rows=[row('a', 1., 4., 's', 3.)], speeds=[dict(model='m', precision='p', images_per_second=1.)], points=[dict(n=1, size=2, read=1., epoch=1., before=1., peak=2.)])
     monkeypatch.setattr(bm, 'benchmark', lambda *a: res)
     code,out,_ = cli('benchmark', '--json', '--out', tmp_path/'b.json')
     assert code==0 and json.loads(out)==res==json.loads((tmp_path/'b.json').read_text()) and (tmp_path/'b.png').exists()
@@ -158,9 +163,9 @@ def test_the_command_prints_one_document(cli, monkeypatch, tmp_path):
     assert code==0 and '| a' in out
 
 def test_what_is_measured_is_kept(monkeypatch, tmp_path):
-    monkeypatch.setattr(bm, 'reading_rows', lambda *a: [bm.row('a', 1., 4., 's', 3.)])
+    monkeypatch.setattr(bm, 'reading_rows', lambda *a: [row('a', 1., 4., 's', 3.)])
     monkeypatch.setattr(bm, 'frozen_rows', lambda *a: 1/0)
-    with pytest.raises(ZeroDivisionError): bm.benchmark(replace(bm.QUICK, n=20, counts=(20,)), out=tmp_path/'b.json')
+    with pytest.raises(ZeroDivisionError): bm.benchmark(replace(QUICK, n=20, counts=(20,)), out=tmp_path/'b.json')
     assert [o['name'] for o in json.loads((tmp_path/'b.json').read_text())['rows']] == ['a']
 
 def test_a_result_that_would_be_its_own_picture_is_refused(cli, tmp_path):
@@ -168,7 +173,7 @@ def test_a_result_that_would_be_its_own_picture_is_refused(cli, tmp_path):
     assert code==2 and out=='' and 'must end in .json' in err and not list(tmp_path.iterdir())
 
 def test_one_class_alone_is_refused(files):
-    with pytest.raises(InputError, match='both'): bm.link_files([files/'train'/'real'], [], files.parent/'no', 10)
+    with pytest.raises(InputError, match='both'): link_files([files/'train'/'real'], [], files.parent/'no', 10)
 
 def test_help_imports_nothing_heavy():
     code = "import sys; sys.argv=['deepfake-nb','benchmark','--help']\nfrom deepfake_nb.cli import main\ntry: main()\nexcept SystemExit: pass\nprint([o for o in ('torch','pandas','numpy','PIL','matplotlib') if o in sys.modules], file=sys.stderr)"

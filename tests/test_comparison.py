@@ -11,11 +11,15 @@ from scipy.special import expit
 from conftest import SMALL
 from test_cli import refused
 
-from deepfake_nb import comparison as cmp, learners
+from deepfake_nb.settings import Settings
+from deepfake_nb.runs import load_model,predict_split,train_model
+from deepfake_nb.results import best_model,comparison_table,write_metrics
+from deepfake_nb.comparison import compare
 from deepfake_nb.backbones import create_model
 from deepfake_nb.calibration import choose_thresholds,fit_temperature
 from deepfake_nb.core import InputError,read_json,write_json
-from deepfake_nb.data import load_data,make_table
+from deepfake_nb.sources import make_table
+from deepfake_nb.split import load_data
 from deepfake_nb.metrics import auc,ece,nll,paired_difference,shown
 
 AUDIT = dict(verdict='leaks', probes=[dict(name='jpeg quality', auc=.99, low=.97, high=1., verdict='leaks', mend='save both classes through the same JPEG'),
@@ -75,23 +79,23 @@ def test_paired_difference_is_finer_than_two_intervals():
     assert wide['mean'] == pytest.approx(g['mean']/2) and wide['high']-wide['low'] > g['high']-g['low'], 'another seed is another source of doubt'
 
 def test_the_calibrated_model_is_the_model_that_is_kept(data, tmp_path):
-    c = learners.train_model('cnn2', data, tmp_path/'m', epochs=4, bs=16, device='cpu')
-    model,config = learners.load_model(tmp_path/'m')
+    c = train_model('cnn2', data, tmp_path/'m', Settings(epochs=4, batch_size=16), 'cpu')
+    model,config = load_model(tmp_path/'m')
     v = pd.read_csv(tmp_path/'m'/'predictions.csv')
-    assert np.allclose(learners.predict_split(model, data, 'valid', device='cpu'), v.prob_fake, atol=1e-6)
+    assert np.allclose(predict_split(model, data, 'valid', device='cpu'), v.prob_fake, atol=1e-6)
     assert c['temperature'] != 1 and {'real_below','threshold','false_alarm_rate'} <= set(config)
     assert (config['real_below'],config['threshold']) == pytest.approx(choose_thresholds(v.label, v.prob_fake), abs=1e-6)
-    m = cmp.write_metrics(tmp_path/'m')
+    m = write_metrics(tmp_path/'m')
     z = np.log(v.prob_fake/(1-v.prob_fake))*c['temperature']
     assert m['uncalibrated']['loss'] == pytest.approx(nll(v.label, expit(z)), rel=1e-5) and set(m) == {'valid','uncalibrated'}
     h = pd.read_csv(tmp_path/'m'/'history.csv')
     assert m['uncalibrated']['loss'] == pytest.approx(h.valid_loss.min(), abs=5e-3), 'the loss of training is the one before the temperature'
 
 def test_the_papers_recipe_is_not_calibrated(data, tmp_path):
-    assert learners.train_model('cnn2', data, tmp_path/'m', 'paper', epochs=1, bs=16)['temperature'] == 1
+    assert train_model('cnn2', data, tmp_path/'m', Settings(recipe='paper', epochs=1, batch_size=16))['temperature'] == 1
 
 def test_killed_between_the_last_files_it_does_not_fold_twice(data, tmp_path, monkeypatch):
-    train = lambda name: learners.train_model('cnn2', data, tmp_path/name, epochs=2, bs=16, device='cpu')
+    train = lambda name: train_model('cnn2', data, tmp_path/name, Settings(epochs=2, batch_size=16), 'cpu')
     train('whole')
     def die(*_): raise KeyboardInterrupt
     with monkeypatch.context() as m:
@@ -110,7 +114,7 @@ def test_the_test_split_takes_part_in_no_choice(name, data, tmp_path):
         test = t.index[t.split=='train'][::4]
         t.loc[test,'split'] = 'test'
         if spoil: px[test] = 255-px[test][:,:1,:1]; t.loc[test,'label'] = 1-t.label[test]
-        c = learners.train_model(name, replace(data, table=t, pixels=px), tmp_path/str(spoil), epochs=2, bs=16, device='cpu')
+        c = train_model(name, replace(data, table=t, pixels=px), tmp_path/str(spoil), Settings(epochs=2, batch_size=16), 'cpu')
         return (tmp_path/str(spoil)/'model.safetensors').read_bytes(),[c[k] for k in ('temperature','real_below','threshold')],pd.read_csv(tmp_path/str(spoil)/'predictions.csv')
     (w1,c1,p1),(w2,c2,p2) = run(False),run(True)
     assert w1 == w2 and c1 == c2
@@ -136,16 +140,16 @@ def test_the_baseline_is_in_every_comparison_and_never_the_best(trained, tmp_pat
     m = read_json(run/'spectrum'/'metrics.json')
     m['valid']['loss'] = 0.
     write_json(run/'spectrum'/'metrics.json', m)
-    assert cmp.comparison_table(run).model[0] == 'spectrum' and cmp.best_model(run).name in ('cnn2','resnet18')
+    assert comparison_table(run).model[0] == 'spectrum' and best_model(run).name in ('cnn2','resnet18')
     md = (run/'comparison.md').read_text()
     assert all(any(f'- {n}: **{v}**' in md for v in ('beats the baseline','no difference shown','loses to the baseline')) for n in ('cnn2','resnet18'))
     assert 'in this run' in md and 'RANDOM' in md and 'spectrum started' not in md
     for n in ('cnn2','resnet18'): shutil.rmtree(run/n)
-    assert cmp.best_model(run).name == 'spectrum'
+    assert best_model(run).name == 'spectrum'
 
 def test_the_audit_is_kept_and_shown(table, tmp_path):
-    cmp.compare(table, out := tmp_path/'run', cmp.Comparison(['spectrum'], size=32, batch_size=16), say=lambda o: None, audit=AUDIT)
-    assert read_json(out/'audit.json') == AUDIT and cmp.best_model(out).name == 'spectrum'
+    compare(table, out := tmp_path/'run', Settings(['spectrum'], size=32, batch_size=16), log=lambda o: None, audit=AUDIT)
+    assert read_json(out/'audit.json') == AUDIT and best_model(out).name == 'spectrum'
     page,md,card = ((out/o).read_text() for o in ('report.html','comparison.md','spectrum/model_card.md'))
     assert all('leaks' in o and 'jpeg quality' in o for o in (page,md,card)) and 'same JPEG' in page and 'same JPEG' in md and 'mean colour' not in md
 
@@ -164,8 +168,8 @@ def test_seeds_are_runs_like_any_other(cli, faces, table, tmp_path):
     assert df.valid_loss_sd['cnn1'] == pytest.approx(np.std([o.valid_loss['cnn1'] for o in each], ddof=1))
     assert list(df.columns[:7]) == ['weights','params','valid_loss','valid_accuracy','valid_auc','valid_ap','valid_eer']
     assert {o.name for o in out.iterdir()} >= {'config.json','comparison.csv','comparison.md','comparison.png','loss_curves.png','report.html','seed0','seed1'}
-    assert cmp.best_model(out) == out/'seed0'/'cnn1' and '±' in (out/'report.html').read_text()
-    cmp.compare(table, tmp_path/'alone', cmp.Comparison(['cnn1'], size=32, batch_size=16, frozen_epochs=1, epochs=2, weights='none', seed=1), say=lambda o: None)
+    assert best_model(out) == out/'seed0'/'cnn1' and '±' in (out/'report.html').read_text()
+    compare(table, tmp_path/'alone', Settings(['cnn1'], size=32, batch_size=16, frozen_epochs=1, epochs=2, weights='none', seed=1), log=lambda o: None)
     assert (tmp_path/'alone'/'cnn1'/'predictions.csv').read_bytes() == (out/'seed1'/'cnn1'/'predictions.csv').read_bytes(), 'seed1 is the run with --seed 1'
     code,text,_ = cli('evaluate', out, '--real', faces/'real', '--fake', faces/'fake', '--json')
     assert code == 0 and json.loads(text)['n_real'] == 40

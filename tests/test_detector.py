@@ -7,30 +7,36 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from deepfake_nb import crops
-from deepfake_nb import detector as d
+from deepfake_nb.calibration import verdict
+from deepfake_nb.faces import _own,distance,find_faces
+from deepfake_nb.video import frames
+from deepfake_nb.scorers import PRECISIONS,fold_batchnorm,onnx_scorer,torch_scorer
+from deepfake_nb.onnx_export import _write_onnx,export,largest_gap
+from deepfake_nb.tables import FIELDS,_file_marks,evaluate,predict_csv,trained_on
+from deepfake_nb import detector as d, onnx_export
 from deepfake_nb.core import InputError
-from deepfake_nb.faces import draw_portrait
+from deepfake_nb.portraits import draw_portrait
 from deepfake_nb.images import find_images
 
 av,_ = pytest.importorskip('av'),pytest.importorskip('onnxruntime')
 cv2 = pytest.importorskip('cv2')
-LIGHT = {'torch','fastai','fastcore','timm','pandas','scipy','sklearn','matplotlib','onnx','av','cv2'}
+LIGHT = {'torch','fastai','timm','pandas','scipy','sklearn','matplotlib','onnx','av','cv2'}
 
 @pytest.fixture(scope='module')
 def det(trained): return d.Detector.load(trained/'cnn2')
 
 @pytest.fixture(scope='module')
 def onnx_file(trained, tmp_path_factory):
-    d.export(trained/'cnn2', path := tmp_path_factory.mktemp('onnx')/'cnn2.onnx')
+    export(trained/'cnn2', path := tmp_path_factory.mktemp('onnx')/'cnn2.onnx')
     return path
 
 @pytest.fixture(scope='module')
 def spectrum(faces, tmp_path_factory):
-    from deepfake_nb.comparison import Comparison,compare
-    from deepfake_nb.data import make_table
+    from deepfake_nb.settings import Settings
+    from deepfake_nb.comparison import compare
+    from deepfake_nb.sources import make_table
     out = tmp_path_factory.mktemp('spectrum')/'run'
-    compare(make_table([faces/'real'], [faces/'fake']), out, Comparison(['spectrum'], size=32, batch_size=16, epochs=2, weights='none'), say=lambda o: None)
+    compare(make_table([faces/'real'], [faces/'fake']), out, Settings(['spectrum'], size=32, batch_size=16, epochs=2, weights='none'), log=lambda o: None, audit=False)
     return out/'spectrum'
 
 def film(path, n, fps=8, size=(64,64), turn=0, codec='mpeg4', start=0):
@@ -96,7 +102,7 @@ def items(faces, tmp_path_factory):
 def test_bad_items_get_a_line_and_the_others_go_on(det, items, faces, batch):
     good = find_images(faces)[:3]
     mixed = [good[0],*items,*good[1:]]
-    answers = det.predict(mixed, bs=batch)
+    answers = det.predict(mixed, batch_size=batch)
     assert [a.path for a in answers] == [str(o) for o in mixed]
     for o,a in zip(mixed, answers):
         word = items.get(o)
@@ -114,7 +120,7 @@ def test_the_command_line_says_the_same(cli, onnx_file, items, tmp_path):
     assert code == 0 and len(out.splitlines()) == len(items) and '% fake' in out
     assert cli('predict', *items, '--model', onnx_file, '--csv', tmp_path/'a.csv')[0] == 0
     df = pd.read_csv(tmp_path/'a.csv')
-    assert list(df) == list(d.FIELDS) and list(df.path) == [str(o) for o in items] and list(df.error.notna()) == [bool(w) for w in items.values()]
+    assert list(df) == list(FIELDS) and list(df.path) == [str(o) for o in items] and list(df.error.notna()) == [bool(w) for w in items.values()]
     assert (df.prob_fake.isna()==df.error.notna()).all()
 
 def refused(res, *words):
@@ -146,10 +152,10 @@ def test_models_that_are_none_are_refused(cli, faces, onnx_file, tmp_path):
 def test_learner_detector_and_onnx_agree(name, trained, spectrum, faces, tmp_path):
     import torch
     from deepfake_nb.backbones import prob_fake
-    from deepfake_nb.learners import load_model
+    from deepfake_nb.runs import load_model
     run = spectrum if name=='spectrum' else trained/name
     det,paths = d.Detector.load(run),find_images(faces)[:70]
-    d.export(run, tmp_path/'m.onnx')
+    export(run, tmp_path/'m.onnx')
     ours,onnx = ([a.prob_fake for a in o.predict(paths)] for o in (det, d.Detector.load(tmp_path/'m.onnx')))
     model,_ = load_model(run)
     with torch.no_grad(): plain = prob_fake(model(torch.from_numpy(np.stack([det.prepare(o) for o in paths])).permute(0,3,1,2)/255)).numpy()
@@ -158,7 +164,7 @@ def test_learner_detector_and_onnx_agree(name, trained, spectrum, faces, tmp_pat
     assert np.abs(saved.prob_fake-[a.prob_fake for a in det.predict(list(saved.path))]).max() < 1e-3
 
 def test_bf16_is_close(trained, faces):
-    a,b = (d.Detector.load(trained/'resnet18', o) for o in d.PRECISIONS)
+    a,b = (d.Detector.load(trained/'resnet18', o) for o in PRECISIONS)
     gap = np.abs([x.prob_fake-y.prob_fake for x,y in zip(a.predict(faces), b.predict(faces))])
     assert 0 < gap.max() < .05
 
@@ -184,7 +190,7 @@ def test_folding_changes_no_answer(name, left):
     import torch
     model = shaken(name, size := 224 if 'vit' in name else 64)
     before = {k:v.clone() for k,v in model.state_dict().items()}
-    net,x = d.fold_batchnorm(model, size),torch.rand(3, 3, size, size)
+    net,x = fold_batchnorm(model, size),torch.rand(3, 3, size, size)
     with torch.no_grad(): torch.testing.assert_close(net(x), model(x), rtol=1e-3, atol=1e-3)
     n = sum(isinstance(m, torch.nn.BatchNorm2d) for m in net.modules())
     assert n == left
@@ -197,9 +203,9 @@ def test_what_is_traced_to_something_else_is_not_used():
         def forward(self, x): return (self.norm(self.conv(x)) if isinstance(x, torch.Tensor) else self.conv(x)).mean((2,3))
     model = Tricky().eval()
     model.norm.bias.data.fill_(3.)
-    assert d.fold_batchnorm(model, 16) is model
+    assert fold_batchnorm(model, 16) is model
     model.norm.bias.data.fill_(0.)
-    assert d.fold_batchnorm(model, 16) is not model, 'here the trace does the same'
+    assert fold_batchnorm(model, 16) is not model, 'here the trace does the same'
 
 def test_narrow_weights_are_a_copy(trained):
     import torch
@@ -208,7 +214,7 @@ def test_narrow_weights_are_a_copy(trained):
 
 @pytest.mark.parametrize('p,want', [(0,'real'), (.299,'real'), (.3,'uncertain'), (.799,'uncertain'), (.8,'fake'), (1,'fake')])
 def test_verdict(det, p, want):
-    assert d.verdict(p, .8, .3) == want
+    assert verdict(p, .8, .3) == want
     assert d.Detector(None, {**det.config, 'threshold':.8, 'real_below':.3}).answer(p).verdict == want
 
 def test_no_number_is_an_error(det):
@@ -228,7 +234,7 @@ def test_export_is_whole_or_not_there(cli, trained, tmp_path, monkeypatch):
     refused(cli('export', trained, '--out', tmp_path/'m.bin'), '.onnx')
     refused(cli('export', tmp_path/'nowhere', '--out', out), 'no run')
     out.write_bytes(b'before')
-    monkeypatch.setattr(d, 'largest_gap', lambda *_: .5)
+    monkeypatch.setattr(onnx_export, 'largest_gap', lambda *_: .5)
     refused(cli('export', trained/'cnn2', '--out', out), 'differs')
     assert out.read_bytes() == b'before' and os.listdir(tmp_path) == ['m.onnx']
     monkeypatch.undo()
@@ -236,7 +242,7 @@ def test_export_is_whole_or_not_there(cli, trained, tmp_path, monkeypatch):
     assert d.Detector.load(out).config == d.Detector.load(trained/'cnn2').config
 
 def test_int8_says_what_it_costs(trained, tmp_path):
-    cost = d.export(trained/'cnn2', tmp_path/'q.onnx', int8=True)
+    cost = export(trained/'cnn2', tmp_path/'q.onnx', int8=True)
     assert set(cost) == {'largest_gap','int8_gap','auc','auc_int8'} and 0<cost['int8_gap']<.5
     assert (tmp_path/'q.onnx').stat().st_size < .5*(trained/'cnn2'/'model.safetensors').stat().st_size and os.listdir(tmp_path) == ['q.onnx']
 
@@ -256,13 +262,13 @@ def stops(det, n):
 def test_an_interrupted_table_goes_on(det, faces, items, tmp_path, with_faces):
     paths = [*find_images(faces)[:12],*items,*find_images(faces)[11:16],*[find_images(faces)[16]]*2]
     if with_faces: paths = [pair(tmp_path/f'{a}.png', (a,b)) for a,b in zip((1,3,8,12,18,21,23,25), (2,5,11,13,19,22,24,26))]+list(items)
-    n,asked = d.predict_csv(det, paths, tmp_path/'whole.csv', faces=with_faces),[]
+    n,asked = predict_csv(det, paths, tmp_path/'whole.csv', faces=with_faces),[]
     for calls in (1,0):
-        with pytest.raises(Stop): d.predict_csv(stops(det, calls), paths, tmp_path/'a.csv', bs=4, faces=with_faces)
+        with pytest.raises(Stop): predict_csv(stops(det, calls), paths, tmp_path/'a.csv', batch_size=4, faces=with_faces)
         assert not (tmp_path/'a.csv').exists()
     part, = tmp_path.glob('.a.csv*.part')
     with open(part, 'ab') as f: f.write(b'/half/a li')
-    d.predict_csv(d.Detector(lambda px: asked.extend(px) or det.score(px), det.config, source=det.source), paths, tmp_path/'a.csv', faces=with_faces)
+    predict_csv(d.Detector(lambda px: asked.extend(px) or det.score(px), det.config, source=det.source), paths, tmp_path/'a.csv', faces=with_faces)
     a,b = (pd.read_csv(tmp_path/o) for o in ('a.csv','whole.csv'))
     pd.testing.assert_frame_equal(a, b, atol=1e-5)
     failed = set(a.path[a.error.notna()])
@@ -276,28 +282,28 @@ def test_only_the_same_model_goes_on(det, trained, faces, tmp_path, change):
     (weights := tmp_path/'m').write_bytes(b'weights'); asked = []
     ask = lambda px: asked.extend(px) or det.score(px)
     one = d.Detector(det.score, det.config, source=(weights,'float32'))
-    with pytest.raises(Stop): d.predict_csv(stops(one, 2), faces, tmp_path/'a.csv', bs=8)
+    with pytest.raises(Stop): predict_csv(stops(one, 2), faces, tmp_path/'a.csv', batch_size=8)
     if change=='weights': weights.write_bytes(b'others')
-    d.predict_csv(d.Detector(ask, {**det.config, **dict(threshold=.9)} if change=='threshold' else det.config, source=one.source), faces, tmp_path/'a.csv')
+    predict_csv(d.Detector(ask, {**det.config, **dict(threshold=.9)} if change=='threshold' else det.config, source=one.source), faces, tmp_path/'a.csv')
     assert len(asked) == (80-16 if change=='nothing' else 80)
 
 def test_a_killed_command_goes_on(onnx_file, faces, tmp_path):
-    src = "import deepfake_nb.detector as d, os, signal\nonce = d.Detector.load(%r)\nseen = []\ndef score(px):\n    seen.append(1)\n    if len(seen)>3: os.kill(os.getpid(), signal.SIGKILL)\n    return onnx(px)\nonnx,once.score = once.score,score\nd.predict_csv(once, %r, %r, bs=8)" % (str(onnx_file), str(faces), str(tmp_path/'a.csv'))
+    src = "import deepfake_nb.detector as d, os, signal\nfrom deepfake_nb.tables import predict_csv\nonce = d.Detector.load(%r)\nseen = []\ndef score(px):\n    seen.append(1)\n    if len(seen)>3: os.kill(os.getpid(), signal.SIGKILL)\n    return onnx(px)\nonnx,once.score = once.score,score\npredict_csv(once, %r, %r, batch_size=8)" % (str(onnx_file), str(faces), str(tmp_path/'a.csv'))
     assert subprocess.run([sys.executable, '-c', src], capture_output=True).returncode == -signal.SIGKILL
     part, = tmp_path.glob('.a.csv*.part')
     assert len(part.read_text().splitlines()) == 3*8
     det = d.Detector.load(str(onnx_file))
-    assert d.predict_csv(det, [str(faces)], tmp_path/'a.csv') == 80 and len(pd.read_csv(tmp_path/'a.csv')) == 80
+    assert predict_csv(det, [str(faces)], tmp_path/'a.csv') == 80 and len(pd.read_csv(tmp_path/'a.csv')) == 80
 
 # --- videos
 
 def test_pictures_and_videos_keep_their_order(det, faces, tmp_path):
     clip,good = film(tmp_path/'a.mp4', 20),find_images(faces)[:5]
     mixed = [good[0],clip,good[1],good[2],clip,clip,good[3]]
-    for bs in (1,2,32): assert [a.path for a in det.predict(mixed, bs=bs)] == [str(o) for o in mixed]
+    for batch_size in (1,2,32): assert [a.path for a in det.predict(mixed, batch_size=batch_size)] == [str(o) for o in mixed]
     a = det.predict(clip, n_frames=8)[0]
     assert len(a.timeline) == 8 and a.note is None and a.prob_fake == pytest.approx(np.median([p for _,p in a.timeline]))
-    greys = [np.asarray(o).mean() for _,o in d.frames(clip, 8)]
+    greys = [np.asarray(o).mean() for _,o in frames(clip, 8)]
     assert greys == sorted(greys) and greys[0]<40 and greys[-1]>130
 
 def test_a_damaged_tail_is_said(det, tmp_path):
@@ -310,17 +316,17 @@ def test_a_damaged_tail_is_said(det, tmp_path):
 
 def test_frames_are_upright_and_evenly_spread(tmp_path):
     for turn in (90,-90):
-        top = np.asarray(next(d.frames(film(tmp_path/f'{turn}.mp4', 4, size=(96,64), turn=turn)))[1]).astype(int)
+        top = np.asarray(next(frames(film(tmp_path/f'{turn}.mp4', 4, size=(96,64), turn=turn)))[1]).astype(int)
         assert top.shape[:2] == (96,64)
     late = film(tmp_path/'late.mkv', 40, start=100)
-    times = [t for t,_ in d.frames(late, 5)]
+    times = [t for t,_ in frames(late, 5)]
     assert times == pytest.approx([0,1,2,3,4], abs=.3)
     raw = film(tmp_path/'raw.avi', 40, codec='mpeg1video', fps=25)
-    assert len(list(d.frames(raw, 5))) == 5
+    assert len(list(frames(raw, 5))) == 5
 
 def test_frames_are_not_kept(det, tmp_path, monkeypatch):
     "Of three hundred frames, no more than three batches of eight are there at once"
-    made,most,real = [],[],d.frames
+    made,most,real = [],[],frames
     def frames(*args, **kw):
         for t,img in real(*args, **kw):
             made.append(weakref.ref(img)); most.append(sum(o() is not None for o in made))
@@ -354,14 +360,14 @@ def test_every_face_gets_an_answer(cli, det, onnx_file, tmp_path):
     assert b.prob_fake == pytest.approx(det.predict(Image.open(two).crop(b.box))[0].prob_fake, abs=1e-5)
     code,out,_ = cli('predict', two, none, '--model', onnx_file, '--faces', '--json')
     assert code==0 and [set(o) for o in json.loads(out)] == [{'path','prob_fake','verdict','box'}]*2+[{'path','error'}]
-    assert crops.find_faces(Image.new('RGB', (300,300))) == []
+    assert find_faces(Image.new('RGB', (300,300))) == []
 
 def test_one_face_of_a_video_is_followed(det, tmp_path, monkeypatch):
     boxes = iter([[(0,0,40,40),(60,0,90,30)],[(58,2,98,42),(2,0,32,30)],[],[(4,0,34,30)]])
     monkeypatch.setattr(d.os, 'cpu_count', lambda: 1)              # one thread: the finder is asked in order
     monkeypatch.setattr(d, 'find_faces', lambda img: next(boxes))
     seen = []
-    monkeypatch.setattr(d, 'distance', lambda a,b: crops.distance(a, b) if b is None or seen.append((a,b)) is None else 0)
+    monkeypatch.setattr(d, 'distance', lambda a,b: distance(a, b) if b is None or seen.append((a,b)) is None else 0)
     a = det.predict(film(tmp_path/'a.mp4', 8, size=(100,64)), n_frames=4, faces=True)[0]
     assert len(a.timeline) == 3 and a.note == 'a face in 3 of 4 frames'
     assert seen[-1] == ((4,0,34,30),(2,0,32,30))                   # not the larger one at the other side
@@ -372,7 +378,7 @@ def det_blank(det, tmp_path, monkeypatch):
     return det.predict(film(tmp_path/'b.mp4', 40), faces=True)[0].error
 
 def test_without_opencv_it_is_one_line(cli, onnx_file, faces, monkeypatch):
-    vars(crops._own).clear()
+    vars(_own).clear()
     monkeypatch.setitem(sys.modules, 'cv2', None)
     refused(cli('predict', faces/'real', '--model', onnx_file, '--faces'), "deepfake_nb[faces]")
 
@@ -410,7 +416,7 @@ def test_only_a_probability_is_an_answer(det, p):
     assert a.prob_fake is a.verdict is None and 'no probability' in a.error
 
 def test_a_lower_threshold_of_nothing_is_one(det):
-    ax = d.plot_timeline(d.Answer(prob_fake=.2, verdict='uncertain', timeline=[(0,.2)]), {**det.config, 'real_below':0., 'threshold':.8})
+    ax = d.plot_timeline(d.Prediction(prob_fake=.2, verdict='uncertain', timeline=[(0,.2)]), {**det.config, 'real_below':0., 'threshold':.8})
     assert ax.patches[0].get_height() == pytest.approx(.8)
 
 # --- damaged ONNX files
@@ -421,8 +427,8 @@ def test_a_changed_byte_is_found(onnx_file, tmp_path):
     for i in [*rng.integers(0, len(whole), 15), *range(at-2, at+76, 4), len(whole)-1]:
         for bit in (1,4,32) if i>=at-2 else (4,):
             (bad := tmp_path/'bad.onnx').write_bytes(whole[:i]+bytes([whole[i]^bit])+whole[i+1:])
-            with pytest.raises(InputError, match='damaged|something else'): d.onnx_scorer(bad)
-    for n in (0,1,100,len(whole)-1): (tmp_path/'bad.onnx').write_bytes(whole[:n]); pytest.raises(InputError, d.onnx_scorer, tmp_path/'bad.onnx')
+            with pytest.raises(InputError, match='damaged|something else'): onnx_scorer(bad)
+    for n in (0,1,100,len(whole)-1): (tmp_path/'bad.onnx').write_bytes(whole[:n]); pytest.raises(InputError, onnx_scorer, tmp_path/'bad.onnx')
 
 def changed(source, path, external=False, **settings):
     "A copy without checksum, as older ones are, with other settings"
@@ -434,27 +440,27 @@ def changed(source, path, external=False, **settings):
 
 @pytest.mark.parametrize('settings', [dict(size=64),dict(size='32'),dict(size=True),dict(size=0),dict(threshold=2),dict(threshold='a'),dict(threshold=float('nan')),dict(real_below=.99, threshold=.5),dict(resample='magic'),dict(resample=[]),dict(equalise=3),dict(equalise=dict(side=48)),dict(classes=['fake','real']),dict(model=None),dict(more=1)])
 def test_settings_of_a_file_are_checked(onnx_file, tmp_path, settings):
-    assert d.onnx_scorer(changed(onnx_file, tmp_path/'old.onnx'))[1] == d.onnx_scorer(onnx_file)[1], 'a file without checksum opens'
-    with pytest.raises(InputError, match='damaged'): d.onnx_scorer(changed(onnx_file, tmp_path/'a.onnx', **settings))
+    assert onnx_scorer(changed(onnx_file, tmp_path/'old.onnx'))[1] == onnx_scorer(onnx_file)[1], 'a file without checksum opens'
+    with pytest.raises(InputError, match='damaged'): onnx_scorer(changed(onnx_file, tmp_path/'a.onnx', **settings))
 
 def test_weights_in_another_file_are_not_read(onnx_file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = changed(onnx_file, tmp_path/'a.onnx', external=True)
     assert (tmp_path/'w.bin').stat().st_size > 1000
-    with pytest.raises(InputError, match='damaged'): d.onnx_scorer(path)
+    with pytest.raises(InputError, match='damaged'): onnx_scorer(path)
 
 @pytest.mark.parametrize('name,size', [('swin_tiny_patch4_window7_224',64),('convnext_atto',32)])
 def test_transformers_score_and_export(name, size, tmp_path, det):
     model = shaken(name, size)
     px = np.random.default_rng(0).integers(0, 256, (2,size,size,3), np.uint8)
-    d._write_onnx(model, {**det.config, 'model':name, 'size':size}, tmp_path/'a.onnx')
-    assert d.largest_gap(d.torch_scorer(model, size), d.onnx_scorer(tmp_path/'a.onnx')[0], px) < 1e-4
+    _write_onnx(model, {**det.config, 'model':name, 'size':size}, tmp_path/'a.onnx')
+    assert largest_gap(torch_scorer(model, size), onnx_scorer(tmp_path/'a.onnx')[0], px) < 1e-4
 
 def test_what_cannot_be_exported_is_one_line(det, tmp_path):
     import torch
     class Odd(torch.nn.Module):
         def forward(self, x): return torch.linalg.eigvalsh(x[:,0]@x[:,0].mT)[:,:1]
-    with pytest.raises(InputError, match='cannot be written as ONNX') as e: d._write_onnx(Odd(), det.config, tmp_path/'a.onnx')
+    with pytest.raises(InputError, match='cannot be written as ONNX') as e: _write_onnx(Odd(), det.config, tmp_path/'a.onnx')
     assert '\n' not in str(e.value)
 
 # --- tables, once more
@@ -462,9 +468,9 @@ def test_what_cannot_be_exported_is_one_line(det, tmp_path):
 def test_a_replaced_picture_is_asked_again(det, faces, tmp_path):
     for i,o in enumerate(find_images(faces)[:12]): (tmp_path/f'{i:02}.png').write_bytes(o.read_bytes())
     paths,asked = sorted(tmp_path.glob('*.png')),[]
-    with pytest.raises(Stop): d.predict_csv(stops(det, 2), paths, tmp_path/'a.csv', bs=4)
+    with pytest.raises(Stop): predict_csv(stops(det, 2), paths, tmp_path/'a.csv', batch_size=4)
     paths[5].write_bytes(find_images(faces)[20].read_bytes())
-    d.predict_csv(d.Detector(lambda px: asked.extend(px) or det.score(px), det.config, source=det.source), paths, tmp_path/'a.csv', bs=4)
+    predict_csv(d.Detector(lambda px: asked.extend(px) or det.score(px), det.config, source=det.source), paths, tmp_path/'a.csv', batch_size=4)
     assert len(asked) == 7, 'from the replaced one on'
     assert list(pd.read_csv(tmp_path/'a.csv').prob_fake) == pytest.approx([o.prob_fake for o in det.predict(paths)], abs=1e-5)
 
@@ -472,17 +478,17 @@ def test_names_do_no_harm_in_a_table(det, faces, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = ['=1+1.png','+a.png','-b.png','@c.png','two\nlines.png','\x1b[2J.png',os.fsdecode(b'\xff.png'),'a,"b.png']
     for o in names: (tmp_path/o).write_bytes(find_images(faces)[0].read_bytes())
-    with pytest.raises(Stop): d.predict_csv(stops(det, 2), names, 'a.csv', bs=2)
+    with pytest.raises(Stop): predict_csv(stops(det, 2), names, 'a.csv', batch_size=2)
     asked = []
-    assert d.predict_csv(d.Detector(lambda px: asked.extend(px) or det.score(px), det.config, source=det.source), names, 'a.csv') == len(names) and len(asked) == len(names)-4
+    assert predict_csv(d.Detector(lambda px: asked.extend(px) or det.score(px), det.config, source=det.source), names, 'a.csv') == len(names) and len(asked) == len(names)-4
     text = (tmp_path/'a.csv').read_text(encoding='utf-8')
     assert len(text.splitlines()) == 1+len(names) and text.replace('\n', '').isprintable()
     assert all(o[0] not in '=+-@' for o in pd.read_csv(tmp_path/'a.csv').path)
 
 def test_one_table_is_written_by_one(det, faces, tmp_path):
     from deepfake_nb.core import locked
-    with locked(tmp_path/'a.csv'), pytest.raises(InputError, match='another process'): d.predict_csv(det, faces, tmp_path/'a.csv')
-    assert d.predict_csv(det, find_images(faces)[:2], tmp_path/'a.csv') == 2
+    with locked(tmp_path/'a.csv'), pytest.raises(InputError, match='another process'): predict_csv(det, faces, tmp_path/'a.csv')
+    assert predict_csv(det, find_images(faces)[:2], tmp_path/'a.csv') == 2
 
 # --- pictures that were trained on
 
@@ -490,7 +496,7 @@ def fingerprints(run):
     "files.csv, as a comparison leaves it"
     from deepfake_nb.core import read_table,write_table
     paths = list(read_table(run.parent/'table.csv').path)
-    marks = [d._file_marks(o) for o in paths]
+    marks = [_file_marks(o) for o in paths]
     write_table(run.parent/'files.csv', pd.DataFrame(dict(path=paths, sha256=[a for a,_ in marks], phash=[b.tobytes().hex() for _,b in marks])))
 
 def test_trained_pictures_are_known_by_content(trained, faces, tmp_path):
@@ -504,15 +510,15 @@ def test_trained_pictures_are_known_by_content(trained, faces, tmp_path):
     draw_portrait(9999, 64).save(tmp_path/'new.png')
     for with_files in (False,True):
         if with_files: fingerprints(run)
-        assert [d.trained_on(run, o) for o in (ours,under('link'),under('copy'))] == [n]*3
-        assert d.trained_on(run, [str(tmp_path/'new.png'),str(tmp_path/'gone.png')]) == 0
-    assert d.trained_on(run, saved) > .9*n
+        assert [trained_on(run, o) for o in (ours,under('link'),under('copy'))] == [n]*3
+        assert trained_on(run, [str(tmp_path/'new.png'),str(tmp_path/'gone.png')]) == 0
+    assert trained_on(run, saved) > .9*n
 
 def test_evaluate_says_why_there_is_nothing(trained, faces, tmp_path):
     bad = tmp_path/'bad.png'; bad.write_bytes(b'no picture')
     good = find_images(faces/'real')[0]
     for rows,word in (([(bad,0),(bad,1)],'real'), ([(good,0),(bad,1)],'fake')):
-        with pytest.raises(InputError, match=f'none of the 1 {word} images can be read.*not an image'): d.evaluate(trained, pd.DataFrame(dict(path=[str(o) for o,_ in rows], label=[y for _,y in rows])))
+        with pytest.raises(InputError, match=f'none of the 1 {word} images can be read.*not an image'): evaluate(trained, pd.DataFrame(dict(path=[str(o) for o,_ in rows], label=[y for _,y in rows])))
 
 @pytest.mark.skipif(not shutil.which('strace'), reason='no strace on this machine')
 def test_an_answer_asks_nobody_and_writes_nothing(onnx_file, faces, tmp_path):

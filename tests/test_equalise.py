@@ -6,15 +6,17 @@ import pandas as pd
 from PIL import Image
 
 from conftest import SMALL
-from deepfake_nb.data import load_data,make_table
-from deepfake_nb.detector import Detector,export
-from deepfake_nb.images import equalise,open_image,squish
+from deepfake_nb.sources import make_table
+from deepfake_nb.split import load_data
+from deepfake_nb.detector import Detector
+from deepfake_nb.onnx_export import export
+from deepfake_nb.images import equalise_image,open_image,squish
 
 def test_the_pixels_go_through_it(faces, tmp_path):
     table,eq = make_table([faces/'real'], [faces/'fake']),dict(side=48, quality=60)
-    plain,through = (load_data(table, 32, cache=tmp_path, equal=o) for o in (None,eq))
+    plain,through = (load_data(table, 32, cache=tmp_path, equalise=o) for o in (None,eq))
     row,path = through.table.index[0],through.table.path.iloc[0]
-    assert (through.pixels[row] == squish(equalise(open_image(path), **eq), 32)).all()
+    assert (through.pixels[row] == squish(equalise_image(open_image(path), **eq), 32)).all()
     assert (plain.pixels[:] != through.pixels[:]).any() and list(plain.table.path) == list(through.table.path)
 
 def test_from_the_command_line(cli, faces, tmp_path):

@@ -14,7 +14,7 @@ from deepfake_nb.core import InputError,PLOT_MARK,cache_dir
 from deepfake_nb.backbones import create_model
 from deepfake_nb.detector import Detector
 from deepfake_nb.explain import gradcam,map_layer,mean_spectra,mistakes,picture_map,plot_explanation,plot_mistakes,randomise,rank_correlation,read_pixels,spectra,to_input
-from deepfake_nb.learners import load_model
+from deepfake_nb.runs import load_model
 
 @pytest.fixture
 def run(trained, tmp_path): return shutil.copytree(trained, tmp_path/'a run')

@@ -1,5 +1,6 @@
 "The embedded sample: same bytes twice, one codec path, whole or not there, nothing that leaks"
-import errno
+import errno,shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,10 +10,11 @@ from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import PolynomialFeatures,StandardScaler
 
-from deepfake_nb import faces
+from deepfake_nb import gan
 from deepfake_nb.core import InputError
-from deepfake_nb.faces import (GENERATORS,MAX_N,cached_sample,draw_portrait,generate,load_generator,make_sample,
-                               photograph,share,weights_path)
+from deepfake_nb.sample import cached_sample,make_sample,share
+from deepfake_nb.portraits import draw_portrait,photograph
+from deepfake_nb.gan import GENERATORS,MAX_N,generate,load_generator,weights_path
 
 
 def read_all(d): return {o.relative_to(d).as_posix():o.read_bytes() for o in sorted(d.rglob('*')) if o.is_file()}
@@ -77,7 +79,7 @@ def test_unknown_generator():
 
 def test_damaged_weights(tmp_path, monkeypatch):
     (tmp_path/'w').write_bytes(b'no weights')
-    monkeypatch.setattr(faces, 'weights_path', lambda name: tmp_path/'w')
+    monkeypatch.setattr(gan, 'weights_path', lambda name: tmp_path/'w')
     with pytest.raises(InputError) as e: load_generator(GENERATORS[0])
     assert one_line(e)
 
@@ -154,18 +156,18 @@ def test_unwritable(tmp_path):
 
 def test_read_only(tmp_path, monkeypatch):
     def refuse(*args, **kw): raise PermissionError(errno.EACCES, 'Permission denied')
-    monkeypatch.setattr(faces.Path, 'mkdir', refuse)
+    monkeypatch.setattr(Path, 'mkdir', refuse)
     with pytest.raises(InputError) as e: make_sample(tmp_path/'s', 2)
     assert one_line(e) and 'Permission' in str(e.value) and not list(tmp_path.iterdir())
 
 @pytest.mark.parametrize('dest', ['s', 'new/deep/s', ''])
 def test_no_space_left(tmp_path, monkeypatch, dest):
     "The disk is full after the third file: nothing stays, not even the folders on the way"
-    write,done = faces.Path.write_bytes,[]
+    write,done = Path.write_bytes,[]
     def full(self, data):
         if len(done) == 3: raise OSError(errno.ENOSPC, 'No space left on device')
         done.append(write(self, data))
-    monkeypatch.setattr(faces.Path, 'write_bytes', full)
+    monkeypatch.setattr(Path, 'write_bytes', full)
     with pytest.raises(InputError) as e: make_sample(tmp_path/dest, 6)
     assert one_line(e) and 'No space left' in str(e.value) and not list(tmp_path.iterdir())
 
@@ -183,7 +185,7 @@ def lose(d): (d/'fake/resize/00000.jpg').unlink()
 def stray(d): (d/'real/holiday.jpg').write_bytes(b'x')
 def no_list(d): (d/'manifest.json').unlink()
 def bad_list(d): (d/'manifest.json').write_text('{"real')
-def a_file(d): faces.shutil.rmtree(d); d.write_text('')
+def a_file(d): shutil.rmtree(d); d.write_text('')
 
 @pytest.mark.parametrize('damage', [truncate, lose, stray, no_list, bad_list, a_file])
 def test_damaged_cache_is_rebuilt(tmp_path, damage):

@@ -10,9 +10,9 @@ from PIL import Image
 from conftest import SMALL
 from test_cli import files,refused
 
-from deepfake_nb import comparison as cmp
 from deepfake_nb.core import InputError,PLOT_MARK
-from deepfake_nb.data import load_data,read_file
+from deepfake_nb.pixels import read_file
+from deepfake_nb.split import load_data
 from deepfake_nb.images import find_images,open_image
 from deepfake_nb.sources import from_csv,from_splits,make_table
 

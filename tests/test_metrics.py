@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from deepfake_nb.core import InputError
-from deepfake_nb.metrics import (CLIP,FPRS,accuracy,ap,auc,bootstrap,brier,ece,eer,evaluate_scores,intervals,nll,
-                                 plot_reliability,plot_roc,roc,scores,tpr_at_fpr)
+from deepfake_nb.metrics import CLIP,FPRS,accuracy,ap,auc,bootstrap,brier,ece,eer,evaluate_scores,intervals,nll,plot_reliability,plot_roc,roc,scores,tpr_at_fpr
 
 Y,P = [0,0,1,1],[.1,.4,.4,.8]   # one real and one fake image share a score
 FLAT = 'loss accuracy auc ap eer tpr_at_fpr brier ece'.split()

@@ -75,7 +75,7 @@ def watch(tmp_path): return Watch(tmp_path/'watch')
 
 @pytest.fixture(scope='module')
 def exported(trained, tmp_path_factory):
-    from deepfake_nb.detector import export
+    from deepfake_nb.onnx_export import export
     pytest.importorskip('onnxruntime')
     export(trained, out := tmp_path_factory.mktemp('onnx')/'model.onnx')
     return out

@@ -7,7 +7,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from deepfake_nb.backbones import create_model,find_weights,make_backbone,read_weights,timm_name
+from deepfake_nb.weights import find_weights,read_weights,timm_name
+from deepfake_nb.backbones import create_model,make_backbone
 from deepfake_nb.core import InputError
 
 def line(f, *args, **kw):
@@ -50,7 +51,7 @@ def weights(net, tmp_path):
 def test_a_tag_of_ones_own(weights):
     model = create_model('resnet18.mine', 32, weights)
     assert model.weights_name == 'resnet18.mine' and model.built == dict(arch='resnet18', variant='')
-    assert create_model('resnet18.mine', 32, built=model.built, state=model.state_dict()).levels == model.levels
+    assert create_model('resnet18.mine', 32, built=model.built, state=model.state_dict()).n_stages == model.n_stages
     assert create_model('resnet18', 32, weights).weights_name == 'resnet18.mine'     # the only one of this network
     assert 'no model' in line(create_model, 'resnet18.yours', 32, weights)
 

@@ -44,13 +44,16 @@ def test_kill_and_resume(faces, tmp_path):
 TRAIN = '''
 import sys
 from pathlib import Path
-from deepfake_nb import learners
-from deepfake_nb.data import load_data,make_table
-learners.PART_SECONDS = 0
-learners._step = lambda *a: 8
+from deepfake_nb import checkpoints,features
+from deepfake_nb.runs import train_model
+from deepfake_nb.settings import Settings
+from deepfake_nb.sources import make_table
+from deepfake_nb.split import load_data
+features.PART_SECONDS = checkpoints.PART_SECONDS = 0
+features._step = lambda *a: 8
 faces,out = map(Path, sys.argv[1:])
 data = load_data(make_table([faces/'real'], [faces/'fake']), 32)
-learners.train_model('resnet18', data, out, frozen_epochs=1, epochs=1, bs=16, weights=out.parent/'weights', device='cpu')
+train_model('resnet18', data, out, Settings(frozen_epochs=1, epochs=1, batch_size=16, weights=str(out.parent/'weights')), 'cpu')
 '''
 
 @pytest.fixture
@@ -94,7 +97,7 @@ def test_a_cache_that_vanishes_costs_time_alone(faces, tmp_path, weights):
 
 # within an epoch
 
-EPOCHS = TRAIN.replace("frozen_epochs=1, epochs=1, bs=16, weights=out.parent/'weights'", "epochs=2, bs=16, weights='none'")
+EPOCHS = TRAIN.replace("frozen_epochs=1, epochs=1, batch_size=16, weights=str(out.parent/'weights')", "epochs=2, batch_size=16, weights='none'")
 
 def kept_so_far(out):
     "Whole epochs, and batches of the next, in a checkpoint"

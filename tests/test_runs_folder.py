@@ -6,11 +6,15 @@ import pytest
 import torch
 from safetensors.torch import load_file,save_file
 
-from deepfake_nb import learners
+from deepfake_nb.metrics import accuracy
+from deepfake_nb.features import _read_tensors
+from deepfake_nb.settings import Settings
 from deepfake_nb.backbones import create_model
 from deepfake_nb.core import InputError,read_json
-from deepfake_nb.data import load_data,make_table
-from deepfake_nb.learners import CONFIG,Run,load_model,read_config,train_model
+from deepfake_nb.sources import make_table
+from deepfake_nb.split import load_data
+from deepfake_nb.checkpoints import Run
+from deepfake_nb.runs import CONFIG,load_model,read_config,train_model
 
 @pytest.fixture(scope='module')
 def data(faces): return load_data(make_table([faces/'real'], [faces/'fake']), 32)
@@ -19,7 +23,7 @@ def data(faces): return load_data(make_table([faces/'real'], [faces/'fake']), 32
 def run(data, tmp_path_factory):
     "Two small models, finished"
     out = tmp_path_factory.mktemp('runs')
-    for o in ('cnn2','resnet18'): train_model(o, data, out/o, frozen_epochs=1, epochs=1, bs=16, weights='none', device='cpu')
+    for o in ('cnn2','resnet18'): train_model(o, data, out/o, Settings(frozen_epochs=1, epochs=1, batch_size=16, weights='none'), 'cpu')
     return out
 
 @pytest.fixture
@@ -100,7 +104,7 @@ def test_every_field_of_the_settings_is_checked(folder, field):
         elif not isinstance(v, (dict,list)): assert got[field]==v
     assert said >= 8, f'{field} takes nearly anything'
 
-@pytest.mark.parametrize('field,value', [('normalize',1),('resample','cubic'),('resample',None),('passes','6'),('lr_top',[1]),('clip',-1),('normalize',None)])
+@pytest.mark.parametrize('field,value', [('normalize',1),('resample','cubic'),('resample',None),('n_views','6'),('lr_top',[1]),('grad_clip',-1),('normalize',None)])
 def test_the_recipe_is_checked(folder, field, value):
     c = read_json(folder/'config.json')
     c['recipe'][field] = value
@@ -140,11 +144,11 @@ def test_a_folder_of_a_former_version_loads(folder):
 
 def test_not_permitted_is_not_damaged(folder, monkeypatch):
     def denied(*a, **kw): raise PermissionError(13, 'Permission denied')
-    monkeypatch.setitem(learners._read_tensors.__globals__, 'open', denied)
+    monkeypatch.setitem(_read_tensors.__globals__, 'open', denied)
     said = outcome(lambda: load_model(folder))
     assert 'not permitted' in said and 'damaged' not in said and 'remove' not in said
 
 def test_a_tie_is_called_fake_by_both_accuracies():
     from deepfake_nb import metrics
     y = np.array([0,1,1])
-    assert float(learners.accuracy(torch.zeros(3,1), torch.tensor(y))) == pytest.approx(metrics.accuracy(y, np.full(3, .5)))
+    assert float(accuracy(torch.zeros(3,1), torch.tensor(y))) == pytest.approx(metrics.accuracy(y, np.full(3, .5)))

@@ -6,10 +6,13 @@ import pandas as pd
 import pytest
 from PIL import Image,ImageFilter
 
-from deepfake_nb import trust
+from deepfake_nb.images import open_image
+from deepfake_nb.audit import KIND_WORDS,auc_interval,audit,common_side,file_facts,worst
+from deepfake_nb.robustness import TRANSFORMS,_share,robustness
+from deepfake_nb import robustness as changed
 from deepfake_nb.core import InputError
-from deepfake_nb.data import make_table
-from deepfake_nb.faces import make_sample
+from deepfake_nb.sources import make_table
+from deepfake_nb.sample import make_sample
 from deepfake_nb.images import find_images
 
 @pytest.fixture(scope='module')
@@ -43,7 +46,7 @@ PLANTS = {'file size':padded, 'dimensions':saved(change=lambda o: o.resize((48,4
 @pytest.mark.parametrize('kind', PLANTS)
 def test_names_the_planted_leak_and_no_other(kind, portraits, tmp_path):
     d = plant(portraits, tmp_path/'d', PLANTS[kind])
-    res = trust.audit(make_table([d/'real'], [d/'fake']))
+    res = audit(make_table([d/'real'], [d/'fake']))
     assert {o['name'] for o in res['probes'] if o['verdict']=='leaks'} == {kind}, [o for o in res['probes'] if o['verdict']!='clean']
     assert res['verdict'] == ('clean' if kind=='file name' else 'leaks'), 'no network sees a name; all others are strong enough to count'
 
@@ -53,15 +56,15 @@ def test_a_trace_is_named_and_does_not_count_until_it_carries_everything(portrai
     "A faint tint may be the generator's; one that ranks nine of ten pairs right is no generator's"
     for strength,kind,verdict in ((14,'trace','clean'),(90,'shortcut','leaks')):
         d = plant(portraits, tmp_path/str(strength), tinted(strength))
-        res = trust.audit(make_table([d/'real'], [d/'fake']))
+        res = audit(make_table([d/'real'], [d/'fake']))
         tint = next(o for o in res['probes'] if o['name']=='mean colour')
         assert tint['verdict']!='clean' and (tint['kind'],res['verdict']) == (kind,verdict), (strength,tint)
 
 def test_nothing_planted_is_clean(portraits, tmp_path):
     d = plant(portraits, tmp_path/'d', saved())
-    res = trust.audit(make_table([d/'real'], [d/'fake']))
+    res = audit(make_table([d/'real'], [d/'fake']))
     assert not [o for o in res['probes'] if o['verdict']=='leaks']
-    assert res == trust.audit(make_table([d/'real'], [d/'fake'])), 'the same pictures, the same audit'
+    assert res == audit(make_table([d/'real'], [d/'fake'])), 'the same pictures, the same audit'
 
 def test_equalise_takes_the_codec_away(portraits, tmp_path, cli):
     d = plant(portraits, tmp_path/'d', saved('png', lambda o: o.resize((56,56))))
@@ -75,7 +78,7 @@ def test_command_line(faces, cli, tmp_path):
     res = json.loads(out)
     assert code==0 and set(res)=={'verdict','probes'} and res['verdict'] in ('leaks','weak','clean')
     assert {frozenset(o) for o in res['probes']} == {frozenset(('name','kind','auc','low','high','verdict','mend'))}
-    assert {o['kind'] for o in res['probes']} <= set(trust.KIND_WORDS) and res['verdict']==trust.worst(res['probes'])
+    assert {o['kind'] for o in res['probes']} <= set(KIND_WORDS) and res['verdict']==worst(res['probes'])
     code,out,_ = cli('audit', '--real', faces/'real', '--fake', faces/'fake')
     assert code==0 and out.startswith('verdict: ') and all(f"{o['name']:17} AUC" in out for o in res['probes'])
     few = pd.DataFrame(dict(path=[*map(str, find_images(faces/'real')[:5]),*map(str, find_images(faces/'fake')[:5])], label=['real']*5+['fake']*5))
@@ -99,7 +102,7 @@ def test_what_a_file_says_wrongly_costs_that_fact_alone(portraits, tmp_path):
     (tmp_path/'tables.jpg').write_bytes(odd_tables(portraits[0].read_bytes()))
     img.convert('CMYK').save(tmp_path/'cmyk.jpg')
     img.convert('L').save(tmp_path/'grey.jpg')
-    facts = {o.name:trust.file_facts(o) for o in sorted(tmp_path.iterdir())}
+    facts = {o.name:file_facts(o) for o in sorted(tmp_path.iterdir())}
     assert all(isinstance(o, dict) for o in facts.values()), facts
     assert all(np.isfinite(v).all() for o in facts.values() for k,v in o.items() if isinstance(v, list))
     assert facts['exif.png']['EXIF']==[-1] and facts['profile.png']['colour profile']==[10]
@@ -109,7 +112,7 @@ def test_a_file_that_cannot_be_read_says_why(portraits, tmp_path):
     data = portraits[0].read_bytes()
     for name,content in dict(empty=b'', text=b'no picture', cut=data[:600], bomb=b'P5 30000 30000 255 ', postscript=b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n{} loop\n').items(): (tmp_path/f'{name}.jpg').write_bytes(content)
     os.mkfifo(tmp_path/'pipe.jpg')
-    for o in [*tmp_path.iterdir(),tmp_path/'none.jpg',tmp_path]: assert isinstance(trust.file_facts(o), str), o
+    for o in [*tmp_path.iterdir(),tmp_path/'none.jpg',tmp_path]: assert isinstance(file_facts(o), str), o
 
 def test_a_class_that_cannot_be_read_says_how_many_and_why(faces, tmp_path, cli):
     (tmp_path/'bad').mkdir()
@@ -124,16 +127,16 @@ def test_a_class_that_cannot_be_read_says_how_many_and_why(faces, tmp_path, cli)
 def test_pictures_too_small_to_be_read_set_no_common_side(faces, tmp_path):
     (tmp_path/'d').mkdir()
     for i,o in enumerate(sorted((faces/'fake').rglob('*.jpg'))[:20]): Image.open(o).resize((8,8) if i<6 else (40,40)).save(tmp_path/'d'/o.name)
-    assert trust.common_side(make_table([faces/'real'], [tmp_path/'d']))['side']==40
+    assert common_side(make_table([faces/'real'], [tmp_path/'d']))['side']==40
 
 def test_groups_that_cannot_be_divided(faces):
     t = make_table([faces/'real'], [faces/'fake'])
-    with pytest.raises(InputError, match='fewer than 5 groups'): trust.audit(t.assign(group=t.label.map({0:'a', 1:'b'})))
+    with pytest.raises(InputError, match='fewer than 5 groups'): audit(t.assign(group=t.label.map({0:'a', 1:'b'})))
 
 def test_robustness_of_scores_that_mean_nothing(faces):
     t = make_table([faces/'real'], [faces/'fake'])
-    with pytest.raises(InputError, match='same score'): trust.robustness(lambda o: [.5]*len(o), t)
-    with pytest.raises(InputError, match='nan'): trust.robustness(lambda o: [float('nan')]*len(o), t)
+    with pytest.raises(InputError, match='same score'): robustness(lambda o: [.5]*len(o), t)
+    with pytest.raises(InputError, match='nan'): robustness(lambda o: [float('nan')]*len(o), t)
 
 def test_robustness_holds_few_pictures_at_once(faces, monkeypatch):
     "Four hundred photographs of 24 megapixels do not fit into memory"
@@ -144,11 +147,11 @@ def test_robustness_holds_few_pictures_at_once(faces, monkeypatch):
         opened_so_far.append(weakref.ref(img))
         most[0] = max(most[0], sum(o() is not None for o in opened_so_far))
         return img
-    trust_open = trust.open_image
-    monkeypatch.setattr(trust, 'open_image', opened)
+    trust_open = open_image
+    monkeypatch.setattr(changed, 'open_image', opened)
     t = make_table([faces/'real'], [faces/'fake'])
     scores = lambda imgs: [np.asarray(o).mean()/255 for o in imgs]
-    df = trust.robustness(scores, t, transforms={k:trust.TRANSFORMS[k] for k in ('blur','crop')})
+    df = robustness(scores, t, transforms={k:TRANSFORMS[k] for k in ('blur','crop')})
     assert len(df)==1+5+4 and len(opened_so_far)==len(t) and most[0]<=16, most
     want = [np.asarray(trust_open(o)).mean()/255 for o in t.path]
     from sklearn.metrics import roc_auc_score
@@ -158,23 +161,23 @@ def test_robustness_names_a_picture_that_cannot_be_read(faces, tmp_path):
     t = make_table([faces/'real'], [faces/'fake'])
     (tmp_path/'gone.jpg').write_bytes(b'')
     t.loc[3,'path'] = str(tmp_path/'gone.jpg')
-    with pytest.raises(InputError, match='gone.jpg.*empty'): trust.robustness(lambda o: [.5]*len(o), t)
+    with pytest.raises(InputError, match='gone.jpg.*empty'): robustness(lambda o: [.5]*len(o), t)
 
 def test_share_is_wilsons():
-    assert trust._share(0, 30)==pytest.approx((0, 0, .1135), abs=1e-4) and trust._share(15, 30)==pytest.approx((.5, .3315, .6685), abs=1e-4)
+    assert _share(0, 30)==pytest.approx((0, 0, .1135), abs=1e-4) and _share(15, 30)==pytest.approx((.5, .3315, .6685), abs=1e-4)
 
 def test_evaluate_under_changes(trained, faces, cli):
     code,out,_ = cli('evaluate', trained, '--real', faces/'real', '--fake', faces/'fake', '--robustness', '--json')
     res = json.loads(out)
     rows = pd.DataFrame(res['robustness'])
-    assert code==0 and rows['transform'][0]=='clean' and set(rows['transform'][1:])==set(trust.TRANSFORMS)
-    assert rows.auc[0]==pytest.approx(res['auc']) and rows.false_alarms.between(0, 1).all()
+    assert code==0 and rows['transform'][0]=='clean' and set(rows['transform'][1:])==set(TRANSFORMS)
+    assert rows.auc[0]==pytest.approx(res['auc']) and rows.fpr.between(0, 1).all()
 
 def test_auc_interval_holds_the_auc():
     y,s = np.repeat([0,1], 50),np.random.default_rng(0).normal(np.repeat([0,1.], 50))
     from sklearn.metrics import roc_auc_score
-    a,low,high = trust.auc_interval(y, s)
+    a,low,high = auc_interval(y, s)
     assert a==pytest.approx(roc_auc_score(y, s)) and low<a<high
-    assert trust.auc_interval(np.array([0,1,1]), np.array([.1,.2,.3])) == (1,0,1), 'one picture of a class tells nothing'
-    wide = trust.auc_interval(y, s, .999)
+    assert auc_interval(np.array([0,1,1]), np.array([.1,.2,.3])) == (1,0,1), 'one picture of a class tells nothing'
+    wide = auc_interval(y, s, .999)
     assert wide[1]<low and high<wide[2]

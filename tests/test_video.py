@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deepfake_nb import detector as d
+from deepfake_nb.video import _length,frames,is_torn
+from deepfake_nb.tables import predict_csv
+from deepfake_nb import detector as d, video
 from deepfake_nb.core import InputError
 
 av = pytest.importorskip('av')
@@ -20,14 +22,14 @@ def det():
 
 def grey(level, size): return av.VideoFrame.from_ndarray(np.full((*size[::-1],3), level, np.uint8))
 
-def film(path, times, levels=None, fps=8, size=(64,48), codec='mpeg4', sound=0, **options):
+def film(path, times, n_stages=None, fps=8, size=(64,48), codec='mpeg4', sound=0, **options):
     "A frame of one grey at each of `times`, in frames; `sound` seconds of silence beside them"
     with av.open(str(path), 'w', options=options) as f:
         s = f.add_stream(codec, rate=fps, width=size[0], height=size[1], pix_fmt='yuvj420p' if codec=='mjpeg' else 'yuv420p')
         if sound: a = f.add_stream('pcm_s16le' if path.suffix in ('.mkv','.avi') else 'aac', rate=16000, layout='mono')
         f.start_encoding()
         for i,t in enumerate(times):
-            frame = grey(levels[i] if levels else 255*i//max(1, len(times)-1), size); frame.pts = t
+            frame = grey(n_stages[i] if n_stages else 255*i//max(1, len(times)-1), size); frame.pts = t
             f.mux(s.encode(frame))
         f.mux(s.encode())
         for i in range(sound*16):
@@ -75,7 +77,7 @@ def test_every_nth_frame(det, tmp_path):
     for bad in (0,-1,2.5,True):
         with pytest.raises(InputError, match='every'): det.predict(clip, every=bad)
     with pytest.raises(InputError, match='n_frames'): det.predict(clip, n_frames=0)
-    with pytest.raises(InputError, match='bs'): det.predict(clip, bs=0)
+    with pytest.raises(InputError, match='bs'): det.predict(clip, batch_size=0)
 
 # --- what is missing, and what is damaged
 
@@ -83,7 +85,7 @@ def test_every_nth_frame(det, tmp_path):
 @pytest.mark.parametrize('share', [.35,.6,.9])
 def test_a_torn_file_is_said(det, tmp_path, suffix, options, share):
     whole = film(tmp_path/f'a{suffix}', range(80), codec='mjpeg', **options)
-    assert not d.is_torn(open(whole, 'rb')) and one(det, whole).note is None
+    assert not is_torn(open(whole, 'rb')) and one(det, whole).note is None
     (torn := tmp_path/f'b{suffix}').write_bytes(whole.read_bytes()[:int(whole.stat().st_size*share)])
     a = one(det, torn, every=1)
     assert a.prob_fake is not None and 'damaged after' in a.note and len(a.timeline) < 80
@@ -93,7 +95,7 @@ def test_what_follows_a_video_is_no_tear(tmp_path):
         path = film(tmp_path/f'a{suffix}', range(8))
         for tail in (b'\0'*100, b'some text that is longer than a head', os.urandom(64)):
             (other := tmp_path/f'b{suffix}').write_bytes(path.read_bytes()+tail)
-            assert not d.is_torn(open(other, 'rb'))
+            assert not is_torn(open(other, 'rb'))
 
 @pytest.mark.parametrize('suffix', ['.mp4','.mkv','.avi'])
 def test_damage_never_ends_the_others(det, tmp_path, suffix):
@@ -113,7 +115,7 @@ def test_whatever_pyav_raises_is_that_files(det, tmp_path, monkeypatch, error):
     a,b = det.predict([clip,img])
     assert 'not a video' in a.error and b.error is None
     monkeypatch.undo()
-    monkeypatch.setattr(d, '_timed', lambda *_: iter([(0.,Broken(error))]))
+    monkeypatch.setattr(video, '_timed', lambda *_: iter([(0.,Broken(error))]))
     a,b = det.predict([clip,img])
     assert a.error and b.error is None
 
@@ -130,7 +132,7 @@ def test_turned_and_mirrored(tmp_path, a, b, c, d_, red):
     assert struct.unpack('>i', data[at:at+4])[0] == 65536
     data[at:at+36] = struct.pack('>9i', a*65536, b*65536, 0, c*65536, d_*65536, 0, 0, 0, 2**30)
     path.write_bytes(data)
-    img = np.asarray(next(d.frames(path))[1]).astype(int)[...,0]
+    img = np.asarray(next(frames(path))[1]).astype(int)[...,0]
     assert img.shape == ((64,96) if a else (96,64))
     h,w = img.shape
     sides = dict(top=img[:h//3], bottom=img[-h//3:], left=img[:,:w//3], right=img[:,-w//3:])
@@ -152,7 +154,7 @@ def test_a_name_is_a_name(det, tmp_path, monkeypatch, name):
     os.rename(film(tmp_path/'x.mp4', range(4)), tmp_path/name)
     monkeypatch.chdir(tmp_path)
     for o in (tmp_path/name,name): assert one(det, o).error is None
-    assert d.predict_csv(det, ['.'], 'out.csv') == 1
+    assert predict_csv(det, ['.'], 'out.csv') == 1
 
 @contextmanager
 def listener():
@@ -187,8 +189,8 @@ def test_only_regular_files_are_opened(det, tmp_path):
 def test_too_large_is_refused_by_the_header(det, tmp_path, monkeypatch):
     clip = film(tmp_path/'a.mp4', range(4), size=(640,480))
     decoded = []
-    monkeypatch.setattr(d, '_picture', lambda *_: decoded.append(1))
-    monkeypatch.setattr(d, 'MAX_PIXELS', 640*480-1)
+    monkeypatch.setattr(video, '_picture', lambda *_: decoded.append(1))
+    monkeypatch.setattr(video, 'MAX_PIXELS', 640*480-1)
     a = one(det, clip)
     assert 'megapixels' in a.error and not decoded
     monkeypatch.undo()
@@ -197,7 +199,7 @@ def test_too_large_is_refused_by_the_header(det, tmp_path, monkeypatch):
 
 def test_a_stream_may_not_grow_beyond(det, tmp_path, monkeypatch):
     "Motion JPEG, so that every frame brings a size of its own"
-    small,large = (film(tmp_path/f'{n}.avi', range(1), levels=[99], size=(n,n), codec='mjpeg') for n in (64,640))
+    small,large = (film(tmp_path/f'{n}.avi', range(1), n_stages=[99], size=(n,n), codec='mjpeg') for n in (64,640))
     jpeg = [next(bytes(p) for p in av.open(str(o)).demux(video=0)) for o in (small,large)]
     with av.open(str(tmp_path/'grows.mkv'), 'w') as f:
         s = f.add_stream('mjpeg', rate=8, width=64, height=64, pix_fmt='yuvj420p')
@@ -205,7 +207,7 @@ def test_a_stream_may_not_grow_beyond(det, tmp_path, monkeypatch):
             p = av.Packet(data); p.stream,p.pts,p.dts,p.time_base,p.is_keyframe = s,i,i,Fraction(1, 8),True
             f.mux(p)
     assert one(det, tmp_path/'grows.mkv').error is None
-    monkeypatch.setattr(d, 'MAX_PIXELS', 100*100)
+    monkeypatch.setattr(video, 'MAX_PIXELS', 100*100)
     a = one(det, tmp_path/'grows.mkv')
     assert a.error is None and 'damaged after' in a.note and len(a.timeline) == 6
 
@@ -215,7 +217,7 @@ def test_decoded_frames_are_not_kept(tmp_path):
     def alive(): return sum(isinstance(o, av.VideoFrame) for o in gc.get_objects())
     clip = film(tmp_path/'a.mp4', range(40))
     gc.collect(); gc.disable()
-    try: held = [alive() for _ in d.frames(clip, every=1)]
+    try: held = [alive() for _ in frames(clip, every=1)]
     finally: gc.enable()
     assert len(held) == 40 and max(held) <= min(held)+3
 
@@ -230,15 +232,15 @@ def test_few_large_frames_are_held(det, monkeypatch):
 
 def test_a_file_that_says_nothing_of_its_length_is_not_searched_for_ever(tmp_path, monkeypatch):
     clip = film(tmp_path/'a.mkv', range(80))
-    assert d._length(clip) == pytest.approx(10, abs=.1)
-    monkeypatch.setattr(d, 'SCAN_SECONDS', -1)
-    assert d._length(clip) < 1 and list(d.frames(clip))
+    assert _length(clip) == pytest.approx(10, abs=.1)
+    monkeypatch.setattr(video, 'SCAN_SECONDS', -1)
+    assert _length(clip) < 1 and list(frames(clip))
 
 # --- faces, folders
 
 @pytest.mark.parametrize('shown,verdict', [(2,'uncertain'),(6,'fake')])
 def test_few_faces_are_no_verdict(det, tmp_path, monkeypatch, shown, verdict):
-    clip,boxes = film(tmp_path/'a.mp4', range(8), levels=[250]*8),iter([[(0,0,40,40)]]*shown+[[]]*8)
+    clip,boxes = film(tmp_path/'a.mp4', range(8), n_stages=[250]*8),iter([[(0,0,40,40)]]*shown+[[]]*8)
     monkeypatch.setattr(d.os, 'cpu_count', lambda: 1)
     monkeypatch.setattr(d, 'find_faces', lambda img: next(boxes))
     a = one(det, clip, faces=True)

@@ -7,6 +7,7 @@ import nbformat,yaml
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 MODULE = re.compile(r'\d+\w?_(\w+)')
+PARTS = {'I Data':(1,8), 'II Measure':(9,10), 'III Models':(11,14), 'IV Train':(15,19), 'V Compare':(20,23), 'VI Use':(24,39)}
 SOURCE = re.compile(r'\[source\]\(/blob/[^)]*\)\{[^}]*\}\n*')     # leads nowhere while pyproject.toml names no repository
 MATH = re.compile(r'(```.*?```|`[^`\n]+`)|\$\$(.+?)\$\$|\$(?=\S)([^$`\n]+?)(?<=\S)\$(?!\d)', re.S)
 WEB_FONT = re.compile(r'@import\s*url\(["\']?https://fonts\.googleapis[^)]*\)[^;]*;')
@@ -15,11 +16,11 @@ SYMBOL = re.compile(r'(?<=\]\()/(\w+)\.html(?=[#)])')             # nbdev's link
 def sidebar(
     names:list[str], # Paths of the pages, from nbs
 )->list[dict]: # Quarto's `contents`
-    "Put the pages in reading order: the story, the modules, the tutorials, the command line"
-    def take(test): return [o for o in sorted(names) if test(o)]
-    groups = {'The story':take(lambda o: o=='index.ipynb'), 'The modules':take(lambda o: MODULE.match(o) and 'cli' not in o),
-        'Tutorials':take(lambda o: o.startswith('tutorials/')), 'The command line':take(lambda o: o.endswith('_cli.ipynb')),
-        'Sources':take(lambda o: o=='references.ipynb')}
+    "Put the pages in reading order, part by part"
+    def numbered(first, last): return [o for o in sorted(names) if MODULE.match(o) and first<=int(o[:2])<=last]
+    def named(*stems): return [o for o in sorted(names) if o.startswith(stems)]
+    groups = {'Begin here':[*named('index'),*numbered(0, 0)], **{k:numbered(*span) for k,span in PARTS.items()},
+        'Tutorials':named('tutorials/'), 'Appendix':numbered(40, 99), 'Sources':named('references')}
     return [dict(section=k, contents=v) for k,v in groups.items() if v]
 
 def stage()->Path: # The folder with the staged notebooks

@@ -171,7 +171,7 @@ class Stop(BaseException): "Ends a training as Ctrl-C does"
 @contextmanager
 def stopped():
     "Stop training after the first checkpoint"
-    from deepfake_nb.learners import Run
+    from deepfake_nb.checkpoints import Run
     save = Run.save
     def and_stop(self, *args, **kw): save(self, *args, **kw); raise Stop
     Run.save = and_stop
@@ -179,32 +179,34 @@ def stopped():
     except Stop: pass
     finally: Run.save = save
 
-def settings():
+def settings(epochs=1):
     "Of the comparison that is spoilt"
-    from deepfake_nb.comparison import Comparison
-    return Comparison(models=['cnn2','resnet18'], size=32, batch_size=16, frozen_epochs=1, epochs=1, weights='none')
+    from deepfake_nb.settings import Settings
+    return Settings(['cnn2','resnet18'], size=32, batch_size=16, frozen_epochs=1, epochs=epochs, weights='none')
 
 def prepare(home):
     "Everything that is to be spoilt, in `home`"
     from deepfake_nb.comparison import compare
-    from deepfake_nb.data import load_data,make_table
-    from deepfake_nb.detector import export
-    from deepfake_nb.faces import make_sample
-    from deepfake_nb.learners import train_model
+    from deepfake_nb.sources import make_table
+    from deepfake_nb.split import load_data
+    from deepfake_nb.onnx_export import export
+    from deepfake_nb.sample import make_sample
+    from deepfake_nb.runs import train_model
     sample = make_sample(home/'sample', 32)
     table = make_table([sample/'real'], [sample/'fake'])
     faces = [table.path[0],table.path.iloc[-1]]
     save_pictures(home, faces); save_videos(home, faces); save_tables(home, table)
-    compare(table, home/'run', settings(), say=lambda o: None, audit=AUDIT)
+    compare(table, home/'run', settings(), log=lambda o: None, audit=AUDIT)
     export(home/'run'/'cnn2', home/'model.onnx')
-    with stopped(): train_model('cnn2', load_data(table, 32), home/'half', epochs=2, bs=16, weights='none')
+    with stopped(): train_model('cnn2', load_data(table, 32), home/'half', settings(epochs=2))
 
 # What is done with a spoilt input, in a worker
 
 class Lab:
     "What the checks share: the whole inputs, and what they answer"
     def __init__(self, home):
-        from deepfake_nb.data import load_data,make_table
+        from deepfake_nb.sources import make_table
+        from deepfake_nb.split import load_data
         from deepfake_nb.detector import Detector
         self.home,self.work = home,home/'work'
         self.table = make_table([home/'sample'/'real'], [home/'sample'/'fake'])
@@ -228,8 +230,8 @@ class Lab:
     def resume(self, folder):
         "What a training that goes on from its checkpoint predicts in the end"
         import pandas as pd
-        from deepfake_nb.learners import train_model
-        train_model('cnn2', self.data, folder, epochs=2, bs=16, weights='none')
+        from deepfake_nb.runs import train_model
+        train_model('cnn2', self.data, folder, settings(epochs=2))
         return pd.read_csv(folder/'predictions.csv').prob_fake.tolist()
 
     def place(self, name, data, whole):
@@ -257,10 +259,10 @@ def same(lab, which, f):
     return said if said=='refused' or got[0]==lab.whole[which] else 'other numbers'
 
 def picture(lab, name, data, i):
-    from deepfake_nb.data import read_file
-    from deepfake_nb.trust import file_facts
+    from deepfake_nb.pixels import read_file
+    from deepfake_nb.audit import file_facts
     path = lab.work/name; path.write_bytes(data)
-    for equal in (None,dict(side=32, quality=75)): assert isinstance(file_facts(path, equal=equal), (dict,str))
+    for equalise in (None,dict(side=32, quality=75)): assert isinstance(file_facts(path, equalise=equalise), (dict,str))
     assert isinstance(read_file(path, (32,)), (tuple,str))
     a,b = (lab.detector.predict([o])[0] for o in (path,data))
     assert (a.prob_fake,a.error is None)==(b.prob_fake,b.error is None), 'a path and its bytes are answered differently'
@@ -271,12 +273,13 @@ def video(lab, name, data, i):
     return 'answer' if lab.detector.predict([path], n_frames=4)[0].error is None else 'refused'
 
 def table(lab, name, data, i):
-    from deepfake_nb.data import load_data,make_table
+    from deepfake_nb.sources import make_table
+    from deepfake_nb.split import load_data
     path = lab.work/name; path.write_bytes(data)
     return tried(lambda: load_data(make_table([path]), 32), *([lambda: make_table(data=path)] if name=='a.csv' else []))
 
 def celeba(lab, name, data, i):
-    from deepfake_nb.data import make_table
+    from deepfake_nb.sources import make_table
     root = lab.work/'celeba'
     shutil.copytree(lab.home/'celeba', root, copy_function=os.link)
     for o in ('identity_CelebA.txt','list_eval_partition.csv'):
@@ -285,12 +288,15 @@ def celeba(lab, name, data, i):
 
 def run(lab, name, data, i):
     from deepfake_nb.app import about
-    from deepfake_nb.comparison import best_model,compare,comparison_table,write_report
-    from deepfake_nb.detector import evaluate,export
+    from deepfake_nb.results import best_model,comparison_table
+    from deepfake_nb.report import write_report
+    from deepfake_nb.comparison import compare
+    from deepfake_nb.onnx_export import export
+    from deepfake_nb.tables import evaluate
     folder = lab.place(name, data, 'run')
     some = lab.table.groupby('label').head(6)
-    more = [lambda: write_report(folder), lambda: evaluate(folder/'cnn2', some, say=lambda o: None),
-        lambda: compare(lab.table, folder, settings(), resume=True, say=lambda o: None),
+    more = [lambda: write_report(folder), lambda: evaluate(folder/'cnn2', some, log=lambda o: None),
+        lambda: compare(lab.table, folder, settings(), resume=True, log=lambda o: None),
         lambda: export(folder/'cnn2', lab.work/'x.onnx')]
     return tried(lambda: lab.ask(folder/'cnn2'), lambda: comparison_table(folder), lambda: best_model(folder),
         lambda: about(lab.detector, folder/'cnn2'), *([more[i//5%4]] if i%5==0 else []))

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from deepfake_nb.backbones import make_backbone
-from deepfake_nb.faces import make_sample
+from deepfake_nb.sample import make_sample
 
 MODELS,SIZE = ['resnet18','mobilenetv3_small_100','cnn2'],96
 

@@ -71,7 +71,7 @@ def varied(content, n):
 
 def main(model, picture=None, same=600, clients=20, uploads=300):
     "The whole test, with its figures on stdout"
-    from deepfake_nb.faces import cached_sample
+    from deepfake_nb.sample import cached_sample
     content = Path(picture or next((cached_sample(8)/'real').iterdir())).read_bytes()
     with tempfile.TemporaryDirectory() as folder:
         page,port = start(model, folder)
