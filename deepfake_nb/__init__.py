@@ -2,8 +2,10 @@
 
 Modules:
 
+- `deepfake_nb.app`: A web page: drop a picture or a video, see the verdict and the reasons
 - `deepfake_nb.audit`: Shortcuts: what gives the label away without a look at the face
 - `deepfake_nb.backbones`: Models III to V, and any other network of timm: normalisation, head, freezing
+- `deepfake_nb.benchmark`: How fast we score pictures, and the whole table
 - `deepfake_nb.calibration`: From logits to probabilities that can be believed, and from probabilities to a verdict
 - `deepfake_nb.checkpoints`: What a training run keeps, so that it survives being killed
 - `deepfake_nb.cli`: The `deepfake-nb` command
@@ -13,11 +15,14 @@ Modules:
 - `deepfake_nb.detector`: Is this face fake? One answer for each picture
 - `deepfake_nb.faces`: Faces in a picture, cropped as the models were trained
 - `deepfake_nb.features`: The frozen stage without the backbone
+- `deepfake_nb.gan`: Two small GANs that learn to make fake portraits
 - `deepfake_nb.images`: A picture: opened, upright, square
 - `deepfake_nb.learner`: Loss, precision, and the fastai learner
 - `deepfake_nb.metrics`: What a score is worth: is it right, does it rank, can its probabilities be believed
 - `deepfake_nb.onnx_export`: One file that needs no PyTorch
+- `deepfake_nb.paper`: A person's traits from one seed, and the paper to draw them on
 - `deepfake_nb.pixels`: Every file is read once: the pixel cache
+- `deepfake_nb.portraits`: Draw the portrait of a person, photograph it and save it as a JPEG
 - `deepfake_nb.report`: What a run found, for people: plots, a card, a page
 - `deepfake_nb.results`: All models in one table, and what the paper claims about them
 - `deepfake_nb.robustness`: Changed pictures, and sources that were not trained on
@@ -27,8 +32,11 @@ Modules:
 - `deepfake_nb.settings`: All that can be set, in one object
 - `deepfake_nb.sources`: Folders, CelebA, CSVs: every layout becomes one table
 - `deepfake_nb.spectrum`: The baseline that never looks at a face: rings of the power spectrum, and a logistic regression
+- `deepfake_nb.speed`: How fast we read images and train, next to fastai and torchvision
 - `deepfake_nb.split`: What must stay together, the split, and the data set
 - `deepfake_nb.tables`: Predictions for many pictures in one CSV file, and scores on pictures of known class
+- `deepfake_nb.timing`: How we time two ways of doing the same job side by side
+- `deepfake_nb.uploads`: Files that strangers send, and who may send them
 - `deepfake_nb.video`: Frames of a video, upright and evenly spaced
 - `deepfake_nb.weights`: Where pretrained weights come from, and what is said when they do not come"""
 

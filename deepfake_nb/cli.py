@@ -262,7 +262,8 @@ def benchmark(
 ):
     "Measure this package against fastai, torchvision and timm, side by side"
     from deepfake_nb import benchmark as bm
-    res = bm.benchmark(bm.QUICK if quick else None, real or [], fake or [], _log, out)
+    from deepfake_nb.timing import QUICK
+    res = bm.benchmark(QUICK if quick else None, real or [], fake or [], _log, out)
     if out: bm.save(res, out)
     if as_json: _print_json(res)
     else: print(bm.benchmark_table(res))

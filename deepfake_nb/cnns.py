@@ -1,6 +1,6 @@
 """Models I and II, the two small networks that the paper builds by hand
 
-How far can we get without weights that somebody else trained? The paper answers this first, with two networks of a few convolutions and a dense layer that decides. Both are a few lines of code, but they have millions of parameters. This chapter builds them and compares every parameter count with the tables of the paper. It also builds the layer that normalizes pixels, which all networks use.
+How far can we get without weights that somebody else trained? The paper answers this first, with two networks of a few convolutions and a dense layer that decides. Both are a few lines of code, but they have millions of parameters. This chapter builds them and compares every parameter count with the tables of the paper. It also builds the layer that normalises pixels, which all networks use.
 
 The chapter before this one gave us a baseline to beat. The next ones add the three deep networks of the paper, with pretrained weights; the training itself comes after that."""
 

@@ -1,6 +1,6 @@
 """Loss, precision, and the fastai learner
 
-We have data, models, and a recipe in numbers. To train, we need something that brings them together: a fastai Learner. This chapter builds it from its parts, which are the loss, the precision of the arithmetic, the groups of parameters, and the size of a batch. At the end we choose a learning rate from a plot and train Model II for a few epochs.
+We have data, models, and a recipe in numbers. To train, we need something that brings them together: a fastai Learner. This chapter builds it from its parts, which are the loss, the precision of the arithmetic, the groups of parameters, and the size of a batch. At the end we choose a learning rate from a plot and train Model I for a few epochs.
 
 All networks of the comparison are trained with this learner. The next three chapters add what a long comparison needs: a frozen stage that computes its features only once, checkpoints, and runs that can be continued."""
 
