@@ -22,12 +22,11 @@ from PIL import Image
 from fastcore.basics import patch
 
 from .core import InputError,save_figure
-from .images import (
-    EXTENSIONS, _not_here, equalise_image, open_item, reading_side, squish, walk)
+from .images import EXTENSIONS,_not_here,open_item,walk
 from .calibration import thresholds,verdict
 from .faces import distance,find_faces
 from .video import frames,is_video
-from .scorers import onnx_scorer,scorer_config,torch_scorer
+from .scorers import onnx_scorer,prepare_pixels,scorer_config,torch_scorer
 
 # %% ../nbs/27_detector.ipynb #3e55d628
 @dataclass
@@ -92,10 +91,7 @@ class Detector:
         item, # A path, PIL image, uint8 array [height, width, 3], open file, or the bytes of a file
     )->np.ndarray: # uint8 [size, size, 3]; a `ValueError` if `item` cannot be read
         "Make pixels of `item`, exactly as the model was trained on them"
-        c,equalise = self.config,self.config.get('equalise')
-        if equalise: img = equalise_image(open_item(item), **equalise)
-        else: img = open_item(item, reading_side(c['size'], c['resample']))
-        return squish(img, c['size'], c['resample'])
+        return prepare_pixels(item, self.config)
 
     def views(self,
         item, # As `prepare` takes it

@@ -25,13 +25,15 @@ from torch import Tensor,nn
 
 from .core import (
     InputError, cache_dir, read_json, read_table, save_figure, trim_cache, used, write_table)
-from .images import equalise_image,open_image,reading_side,squish
 from .sources import LABELS
+from .metrics import called_fake
 from .calibration import thresholds,verdict
 from .spectrum import Spectrum
+from .cnns import unit_range
 from .backbones import FaceNet,SideBySide,fake_logit
 from .runs import load_model
 from .results import best_model
+from .scorers import prepare_pixels,scorer_config
 
 # %% ../nbs/30_explain.ipynb #4696782b
 def as_map(
@@ -119,8 +121,7 @@ def to_input(
     model:nn.Module, # The model that will get them
 )->Tensor: # [n, 3, size, size] in [0, 1], on the device of `model`
     "Turn pixels into the input of a model"
-    x,device = torch.from_numpy(pixels),next(model.parameters()).device
-    return x.permute(0,3,1,2).float().div(255).to(device)
+    return unit_range(torch.from_numpy(pixels)).to(next(model.parameters()).device)
 
 # %% ../nbs/30_explain.ipynb #ece7ac66
 def show_map(
@@ -172,7 +173,7 @@ def spectra(
     pixels:np.ndarray, # uint8 [n, size, size, 3]
 )->np.ndarray: # [n, size//2], from the slowest waves to the fastest
     "Compute the natural log of the mean power in each ring of the spectrum"
-    x = torch.from_numpy(pixels).permute(0,3,1,2).float()/255
+    x = unit_range(torch.from_numpy(pixels))
     with torch.no_grad(): return Spectrum(pixels.shape[1]).features(x).numpy()
 
 # %% ../nbs/30_explain.ipynb #36a11ffc
@@ -181,10 +182,7 @@ def read_pixels(
     config:dict, # Of a model
 )->np.ndarray: # uint8 [size, size, 3]; a `ValueError` if `item` cannot be read
     "Read the pixels of one picture, as the model was trained on them"
-    size,resample,equalise = config['size'],config['recipe']['resample'],config.get('equalise')
-    img = open_image(item, None if equalise else reading_side(size, resample))
-    if equalise: img = equalise_image(img, **equalise)
-    return squish(img, size, resample)
+    return prepare_pixels(item, scorer_config(config))
 
 # %% ../nbs/30_explain.ipynb #7c4b3fec
 def _readable(df, config):
@@ -327,7 +325,7 @@ def mistakes(
     file = Path(folder)/'predictions.csv'
     if not file.exists(): raise InputError(f"no {str(file)!r}: name the folder of a finished model")
     df = read_table(file, ('path','label','split','prob_fake'))
-    df = df[(df.prob_fake>=.5)!=(df.label==1)]
+    df = df[called_fake(df.prob_fake)!=(df.label==1)]
     return df.sort_values('prob_fake', key=lambda p: -(p-.5).abs(), ignore_index=True)
 
 def plot_mistakes(

@@ -24,12 +24,13 @@ def _whole(model):
     "Wrap `model` as a module from uint8 [n, size, size, 3] to prob_fake [n]"
     import torch
     from deepfake_nb.backbones import prob_fake
+    from deepfake_nb.cnns import unit_range
     class Whole(torch.nn.Module):
         "Pixels in, probabilities out"
         def __init__(self):
             super().__init__()
             self.model = model
-        def forward(self, pixels): return prob_fake(self.model(pixels.permute(0,3,1,2).float()/255))
+        def forward(self, pixels): return prob_fake(self.model(unit_range(pixels)))
     return Whole().eval()
 
 def _sign(path, config):

@@ -26,7 +26,7 @@ from .core import InputError
 from .images import open_image
 from .audit import auc_interval
 from .split import load_data,split_rows
-from .metrics import check_scores
+from .metrics import called_fake,check_scores
 from .settings import Settings
 from .runs import load_model,predict_split,train_model
 
@@ -80,7 +80,7 @@ def _share(k, n):
 def _robustness_row(y, p, threshold):
     "Measure how well scores rank, and the share of each class that `threshold` puts wrong"
     y,p = check_scores(y, p)
-    fpr = _share(int((p[y==0]>=threshold).sum()), int((y==0).sum()))
+    fpr = _share(int(called_fake(p[y==0], threshold).sum()), int((y==0).sum()))
     row = dict(zip(('auc','low','high'), auc_interval(y, p)))
     row |= dict(zip(('fpr','fpr_low','fpr_high'), fpr))
     return row | dict(fnr=float((p[y==1]<threshold).mean()))
@@ -185,7 +185,7 @@ def _test_pair(net, data, real, fake):
     t,rows = data.table[data.table.split=='test'].assign(p=predict_split(net, data, 'test')),[]
     for s,g in t.groupby('source', sort=False):
         k = g.label.iloc[0]
-        right = _share(int(((g.p>=.5)==k).sum()), len(g))
+        right = _share(int((called_fake(g.p)==k).sum()), len(g))
         both = pd.concat([g, t[t.source==(real if k else fake)]])
         row = dict(train_real=real, train_fake=fake, test=s, label='fake' if k else 'real')
         row |= dict(n=len(g), seen=s in (real,fake), **dict(zip(('right','low','high'), right)))

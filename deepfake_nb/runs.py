@@ -30,7 +30,7 @@ from .split import FaceData
 from .loaders import augmentation,flip
 from .calibration import choose_thresholds,fit_temperature
 from .spectrum import Spectrum,fit_head
-from .cnns import keras_init
+from .cnns import keras_init,unit_range
 from .backbones import (
     FaceNet, SideBySide, channels_last, count_params, create_model, prob_fake, whiten_first)
 from .settings import Recipe,Settings
@@ -280,7 +280,7 @@ def _begin_from_scratch(model, data, n=200):
     "Let the first layers whiten patches of about `n` training pictures; switch off dropout"
     rows = data.rows('train')
     pixels = np.array(data.pixels[rows[::max(1, len(rows)//n)]])
-    x = torch.from_numpy(pixels).permute(0,3,1,2).float().div(255)
+    x = unit_range(torch.from_numpy(pixels))
     is_backbone = isinstance(model, FaceNet)
     several = is_backbone and isinstance(model.backbone, SideBySide)
     for net in model.backbone.nets if several else [model]: whiten_first(net, x)

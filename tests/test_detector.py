@@ -326,7 +326,7 @@ def test_frames_are_upright_and_evenly_spread(tmp_path):
 
 def test_frames_are_not_kept(det, tmp_path, monkeypatch):
     "Of three hundred frames, no more than three batches of eight are there at once"
-    made,most,real = [],[],frames
+    made,most,real = [],[],d.frames
     def frames(*args, **kw):
         for t,img in real(*args, **kw):
             made.append(weakref.ref(img)); most.append(sum(o() is not None for o in made))
@@ -384,7 +384,7 @@ def test_without_opencv_it_is_one_line(cli, onnx_file, faces, monkeypatch):
 
 def test_opencv_is_imported_once():
     "Its import is not safe in threads: a second thread finds it half made"
-    src = "from concurrent.futures import ThreadPoolExecutor as T\nfrom deepfake_nb.crops import find_faces\nfrom PIL import Image\nwith T(4) as p: print(list(p.map(find_faces, [Image.new('RGB', (99,99))]*6)))"
+    src = "from concurrent.futures import ThreadPoolExecutor as T\nfrom deepfake_nb.faces import find_faces\nfrom PIL import Image\nwith T(4) as p: print(list(p.map(find_faces, [Image.new('RGB', (99,99))]*6)))"
     r = subprocess.run([sys.executable, '-c', src], capture_output=True, text=True)
     assert r.stdout.strip() == str([[]]*6), r.stderr
 

@@ -6,7 +6,6 @@ import pytest
 import torch
 from safetensors.torch import load_file,save_file
 
-from deepfake_nb.metrics import accuracy
 from deepfake_nb.features import _read_tensors
 from deepfake_nb.settings import Settings
 from deepfake_nb.backbones import create_model
@@ -14,6 +13,7 @@ from deepfake_nb.core import InputError,read_json
 from deepfake_nb.sources import make_table
 from deepfake_nb.split import load_data
 from deepfake_nb.checkpoints import Run
+from deepfake_nb.learner import batch_accuracy
 from deepfake_nb.runs import CONFIG,load_model,read_config,train_model
 
 @pytest.fixture(scope='module')
@@ -151,4 +151,4 @@ def test_not_permitted_is_not_damaged(folder, monkeypatch):
 def test_a_tie_is_called_fake_by_both_accuracies():
     from deepfake_nb import metrics
     y = np.array([0,1,1])
-    assert float(accuracy(torch.zeros(3,1), torch.tensor(y))) == pytest.approx(metrics.accuracy(y, np.full(3, .5)))
+    assert float(batch_accuracy(torch.zeros(3,1), torch.tensor(y))) == pytest.approx(metrics.accuracy(y, np.full(3, .5)))

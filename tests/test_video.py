@@ -77,7 +77,7 @@ def test_every_nth_frame(det, tmp_path):
     for bad in (0,-1,2.5,True):
         with pytest.raises(InputError, match='every'): det.predict(clip, every=bad)
     with pytest.raises(InputError, match='n_frames'): det.predict(clip, n_frames=0)
-    with pytest.raises(InputError, match='bs'): det.predict(clip, batch_size=0)
+    with pytest.raises(InputError, match='batch_size'): det.predict(clip, batch_size=0)
 
 # --- what is missing, and what is damaged
 
