@@ -29,13 +29,15 @@ from .settings import read_settings
 from .results import best_model,read_metrics
 from .report import render
 from .video import is_video
+from .scorers import READY,READY_WORDS
 from .detector import Detector,Prediction,plot_timeline
 from .explain import mean_spectra,picture_map,plot_spectrum,show_map
 from .uploads import Guard,Home,MAX_UPLOAD,Uploads,_take_in
 
 # %% ../nbs/32_app.ipynb #a574de4a
-def _data_words(folder):
-    "What a run was trained on, and how well it did, in sentences"
+def _data_words(det, folder):
+    "What a detector was trained on, and how well it did, in sentences"
+    if det.source and det.source[0]==READY: return f'{READY_WORDS[0].upper()}{READY_WORDS[1:]}.'
     if folder is None or not (folder.parent/'config.json').exists():
         return 'What it was trained on is not written in this file.'
     said = read_settings(folder.parent)['data'] or 'pictures that nobody described.'
@@ -56,7 +58,7 @@ def about(
     if low<high: words += ', and **uncertain** between'
     return ("The score is the probability that a picture of a face is fake, as "
         f"**{markdown_cell(det.name)}** sees it: {words}.\n"
-        f"{markdown_cell(_data_words(folder))}\n"
+        f"{markdown_cell(_data_words(det, folder))}\n"
         "It is no proof. Faces made or photographed in another way, edited or saved anew can be "
         "judged wrongly, and a picture without a face gets a number too.")
 

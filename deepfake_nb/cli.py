@@ -147,8 +147,8 @@ def _exit_code(n):
 def predict(
     paths:Annotated[list[str], typer.Argument(metavar='PATH...',
         help='Images, videos, or folders of them')],
-    model:Annotated[str, typer.Option(metavar='RUN',
-        help='The folder of a model or of a comparison, or an exported .onnx file')],
+    model:Annotated[Optional[str], typer.Option(metavar='RUN', help='The folder of a model or of a '
+        'comparison, or an exported .onnx file; without it, the ready detector answers')]=None,
     precision:Annotated[str, typer.Option(help='float32, or bf16: faster where the processor '
         'has it, and a little different')]='float32',
     faces:Annotated[bool, typer.Option('--faces', help='Find the faces first, for pictures '
@@ -163,7 +163,9 @@ def predict(
 ):
     "Say of every image or video how likely it is a fake"
     from deepfake_nb.detector import Detector,save_timeline
-    det = Detector.load(model, precision)
+    from deepfake_nb.scorers import READY,READY_WORDS
+    if model is None: _log(READY_WORDS)
+    det = Detector.load(READY if model is None else model, precision)
     if csv:
         from deepfake_nb.tables import predict_csv
         n = predict_csv(det, paths, csv, faces=faces, every=every)
@@ -185,12 +187,14 @@ def _cost(res):
 def export(
     run:RunFolder,
     out:Annotated[str, typer.Option(metavar='FILE.onnx', help='The file to be written')],
+    compact:Annotated[bool, typer.Option('--compact', help='Store the weights in 8 and 16 bits: '
+        'a third of the size, nearly the same answers')]=False,
     int8:Annotated[bool, typer.Option('--int8',
         help="Quantise to 8 bits with the run's own images, and say what that costs")]=False,
 ):
     "Write a model as one ONNX file, which predict opens without PyTorch"
     from deepfake_nb.onnx_export import export
-    res = export(run, out, int8)
+    res = export(run, out, int8, compact)
     _log(f"wrote {out}; largest difference from the run {res['largest_gap']:.2g}{_cost(res)}")
 
 # %% ../nbs/33_cli.ipynb #28e21251
@@ -227,15 +231,16 @@ def explain(
 
 @app.command('app')
 def page(
-    model:Annotated[str, typer.Option(metavar='RUN',
-        help='The folder of a model or of a comparison, or an .onnx file')],
+    model:Annotated[Optional[str], typer.Option(metavar='RUN', help='The folder of a model or of a '
+        'comparison, or an .onnx file; without it, the ready detector answers')]=None,
     port:Annotated[int, typer.Option(help='Where to listen')]=7860,
     host:Annotated[str, typer.Option(
         help='127.0.0.1 is this machine alone; 0.0.0.0 the whole network')]='127.0.0.1',
 ):
     "Serve a web page that answers for pictures and videos"
     from deepfake_nb.app import serve
-    serve(model, port, host, log=_log)
+    from deepfake_nb.scorers import READY
+    serve(READY if model is None else model, port, host, log=_log)
 
 # %% ../nbs/33_cli.ipynb #81895bc9
 @app.command()

@@ -127,7 +127,7 @@ def compare(
     return write_report(out)
 
 # %% ../nbs/22_comparison.ipynb #1bfac9f6
-EXAMPLE = Settings(size=64, batch_size=32, epochs=4, n_per_class=1000, weights='none',
+EXAMPLE = Settings(size=64, batch_size=32, epochs=3, n_per_class=1000, weights='none',
     data='The embedded sample: drawn portraits, and fakes by two small GANs.')
 
 def example_run(

@@ -26,7 +26,7 @@ from .images import EXTENSIONS,_not_here,open_item,walk
 from .calibration import thresholds,verdict
 from .faces import distance,find_faces
 from .video import frames,is_video
-from .scorers import onnx_scorer,prepare_pixels,scorer_config,torch_scorer
+from .scorers import READY,onnx_scorer,prepare_pixels,scorer_config,torch_scorer
 
 # %% ../nbs/27_detector.ipynb #3e55d628
 @dataclass
@@ -86,6 +86,11 @@ class Detector:
         model,config = load_model(folder)
         scorer = torch_scorer(model, config['size'], precision)
         return cls(scorer, scorer_config(config), model, (folder/'model.safetensors',precision))
+
+    @classmethod
+    def default(cls)->'Detector': # Needs ONNX Runtime, NumPy and Pillow only
+        "Load the ready detector, which comes with the package"
+        return cls.load(READY)
 
     def prepare(self,
         item, # A path, PIL image, uint8 array [height, width, 3], open file, or the bytes of a file
