@@ -70,7 +70,7 @@ def test_card_and_icon(site):
 
 def test_signatures_have_docments(site, pages):
     text = re.sub('<[^>]+>', '', (site/page_of('12_cnns.ipynb', pages)).read_text(encoding='utf-8'))
-    assert 'Side of the square input, pixels' in text and 'The layers of model as' in text
+    assert 'Side of the square input, pixels' in text and 'List the layers of' in text
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *_): pass

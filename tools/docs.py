@@ -11,6 +11,7 @@ PARTS = {'I Data':(1,8), 'II Measure':(9,10), 'III Models':(11,14), 'IV Train':(
 SOURCE = re.compile(r'\[source\]\(/blob/[^)]*\)\{[^}]*\}\n*')     # leads nowhere while pyproject.toml names no repository
 MATH = re.compile(r'(```.*?```|`[^`\n]+`)|\$\$(.+?)\$\$|\$(?=\S)([^$`\n]+?)(?<=\S)\$(?!\d)', re.S)
 WEB_FONT = re.compile(r'@import\s*url\(["\']?https://fonts\.googleapis[^)]*\)[^;]*;')
+UNSHOWN = re.compile(r'\[(`(?:_\w+|[\w.]+\.default(?:\(\))?)`)\]\([^)]*\)')     # private names and class methods have no entry on a page
 DIRECTIVE = re.compile(r'\A#\| export(: true)?\n')          # an opening that is the module's docstring too
 SYMBOL = re.compile(r'(?<=\]\()/(\w+)\.html(?=[#)])')             # nbdev's link to a symbol of ours
 
@@ -50,7 +51,7 @@ def mend(
     (cache/'sidebar.yml').write_text(yaml.safe_dump(dict(website=dict(sidebar=dict(contents=sidebar(pages)))), sort_keys=False))
     home = {m[1]:o for o in pages if (m := MODULE.match(o.removesuffix('.ipynb')))}
     def lead(m): return f'/{home[m[1]]}' if m[1] in home else m[0]
-    def fix(text): return SYMBOL.sub(lead, SOURCE.sub('', DIRECTIVE.sub('', text)))
+    def fix(text): return SYMBOL.sub(lead, UNSHOWN.sub(r'\1', SOURCE.sub('', DIRECTIVE.sub('', text))))
     for p in map(cache.joinpath, pages):
         nb = nbformat.read(p, as_version=4)
         for c in nb.cells:
