@@ -2,7 +2,8 @@
 
 Modules:
 
-- `deepfake_nb.app`: A web page: drop a picture or a video, see the verdict and the reasons
+- `deepfake_nb.answers`: What a person is shown: verdict, faces, signals, and which parts of the picture matter
+- `deepfake_nb.app`: A web page: drop pictures or a video, see the verdict and the reasons
 - `deepfake_nb.audit`: Shortcuts: what gives the label away without a look at the face
 - `deepfake_nb.backbones`: Models III to V, and any other network of timm: normalisation, head, freezing
 - `deepfake_nb.benchmark`: How fast we score pictures, and the whole table
@@ -12,12 +13,15 @@ Modules:
 - `deepfake_nb.cnns`: Models I and II, the two small networks that the paper builds by hand
 - `deepfake_nb.comparison`: The whole way: table, audit, pixels, models, report
 - `deepfake_nb.core`: One kind of error for wrong input, and files that are complete or not there
+- `deepfake_nb.delivery`: How a picture reached us, what that does to the answer, and when to give none
 - `deepfake_nb.detector`: Is this face fake? One answer for each picture
 - `deepfake_nb.faces`: Faces in a picture, cropped as the models were trained
 - `deepfake_nb.features`: The frozen stage without the backbone
 - `deepfake_nb.gan`: Two small GANs that learn to make fake portraits
+- `deepfake_nb.hub`: A model on the Hugging Face hub, and back
 - `deepfake_nb.images`: A picture: opened, upright, square
 - `deepfake_nb.learner`: Loss, precision, and the fastai learner
+- `deepfake_nb.linear`: Two small linear models on the pixels: one for the power spectrum, one for the noise
 - `deepfake_nb.metrics`: What a score is worth: is it right, does it rank, can its probabilities be believed
 - `deepfake_nb.onnx_export`: One file that needs no PyTorch
 - `deepfake_nb.paper`: A person's traits from one seed, and the paper to draw them on
@@ -30,6 +34,7 @@ Modules:
 - `deepfake_nb.sample`: A data set that needs no download
 - `deepfake_nb.scorers`: From pixels to probabilities, with PyTorch and without
 - `deepfake_nb.settings`: All that can be set, in one object
+- `deepfake_nb.signals`: Several kinds of evidence about one picture, side by side
 - `deepfake_nb.sources`: Folders, CelebA, CSVs: every layout becomes one table
 - `deepfake_nb.spectrum`: The baseline that never looks at a face: rings of the power spectrum, and a logistic regression
 - `deepfake_nb.speed`: How fast we read images and train, next to fastai and torchvision
@@ -37,6 +42,7 @@ Modules:
 - `deepfake_nb.tables`: Predictions for many pictures in one CSV file, and scores on pictures of known class
 - `deepfake_nb.timing`: How we time two ways of doing the same job side by side
 - `deepfake_nb.uploads`: Files that strangers send, and who may send them
+- `deepfake_nb.verify`: Does a run hold what its receipt says, and which of several detectors is better on the same pictures
 - `deepfake_nb.video`: Frames of a video, upright and evenly spaced
 - `deepfake_nb.weights`: Where pretrained weights come from, and what is said when they do not come"""
 

@@ -135,6 +135,6 @@ def example_run(
 )->Path: # Its folder
     "Return the run that this book reads; it is made once, then kept in the user's cache"
     out = cache_dir()/'example'/deepfake_nb.__version__
-    if not (out/'report.html').exists():
+    if not (out/'receipt.json').exists():       # it is written last
         compare(sample_table(EXAMPLE.n_per_class), out, EXAMPLE, resume=True, log=log)
     return out

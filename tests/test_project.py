@@ -73,7 +73,7 @@ def test_readme_is_the_index():
     spec.loader.exec_module(tools := module_from_spec(spec))
     assert md.read_text(encoding='utf-8') == tools.readme(index), 'run python tools/readme.py'
 
-EXTRAS = {'app','dev','faces','onnx','video'}
+EXTRAS = {'app','dev','onnx','provenance','video'}
 
 def requirements(name):
     "One of the lists in settings.ini"
@@ -109,8 +109,8 @@ def test_quarto_config_is_one_file():
 BOOK = [exports(o) for o in NBS if exports(o)]      # modules in the order of their notebooks
 
 def upwards(module, src, book=BOOK):
-    "Modules that `module` imports though they come later; how the sample is made, and the benchmark, stand in the appendix"
-    later,appendix = set(book[book.index(module):]),dict(sample={'portraits','gan'}, cli={'benchmark','timing'})
+    "Modules that `module` imports though they come later; how portraits are drawn, the GANs, and the benchmark stand in the appendix"
+    later,appendix = set(book[book.index(module):]),dict(sample={'portraits','gan'}, app={'portraits'}, cli={'benchmark','timing'})
     return sorted(set(imported(src)) & later - appendix.get(module, set()))
 
 def absolute(src): return re.sub(r'^( *)from \.(\w+) import', rf'\1from {PACKAGE}.\2 import', src, flags=re.M)

@@ -5,7 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from deepfake_nb.delivery import STATES,by_state,changed_scores
 from deepfake_nb.detector import Detector
+from deepfake_nb.linear import read_linear
 from deepfake_nb.scorers import READY,READY_WORDS
 from deepfake_nb.metrics import auc
 
@@ -45,5 +47,19 @@ def test_the_file_keeps_what_the_card_says():
     said = re.search(r'StyleGAN, other people \((\d+)\) \| ([\d.]+) \[', CARD.read_text(encoding='utf-8'))
     assert int(said[1]) == (held.label==1).sum()
     assert auc(held.label, p) == pytest.approx(float(said[2]), abs=.002)
-    called = (p[held.label==0]>=det.config['threshold']).mean()
+    called = (p[held.label==0]>=det.config['threshold']).mean()     # no blind range holds any of these
     assert f'FFHQ ({(held.label==0).sum()}) | {called:.1%} [' in CARD.read_text(encoding='utf-8')
+
+@pytest.mark.skipif(not (SHARED/'data'/'ffhq_stylegan').is_dir(), reason='the photographs are not here')
+def test_a_state_of_delivery_is_as_the_card_says():
+    t = tool()
+    out,change = t.held_out(SHARED),{'screenshot':STATES['screenshot']}
+    scores = changed_scores(Detector.default(), [o for k in t.REAL for o in out[k][:t.EACH]], change)
+    r, = by_state(scores).itertuples()
+    said = re.search(r'\| screenshot \| ([\d.]+)% \[.*?\| (\d+)%', CARD.read_text(encoding='utf-8'))
+    assert 100*r.real_fake == pytest.approx(float(said[1]), abs=.2) and 100*r.real_uncertain == pytest.approx(float(said[2]), abs=1)
+    assert r.real_fake <= .025
+
+def test_the_two_small_models_are_there():
+    linear = read_linear()
+    assert linear['size'] == Detector.default().config['size'] and all(.5<linear[k]['auc']<.8 for k in ('spectrum','noise'))

@@ -38,9 +38,9 @@ def ask(port, content, name='face.jpg'):
     "Upload a file and ask about it: the HTML of the verdict and of the reasons"
     status,said = upload(port, content, name)
     if status!=200: raise RuntimeError(f'{status} {said[:200]}')
-    data = json.dumps(dict(data=[dict(path=json.loads(said)[0], meta=dict(_type='gradio.FileData'))]))
-    status,said = call(port, 'POST', 'call/answer', data, **{'Content-Type':'application/json'})
-    status,said = call(port, 'GET', f"call/answer/{json.loads(said)['event_id']}")
+    data = json.dumps(dict(data=[[dict(path=json.loads(said)[0], meta=dict(_type='gradio.FileData'))]]))
+    status,said = call(port, 'POST', 'call/show', data, **{'Content-Type':'application/json'})
+    status,said = call(port, 'GET', f"call/show/{json.loads(said)['event_id']}")
     lines = said.decode().splitlines()
     if 'event: complete' not in lines: raise RuntimeError(f'{status} {said[-200:]}')
     return json.loads(lines[lines.index('event: complete')+1].removeprefix('data: '))[:2]
