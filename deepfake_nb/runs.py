@@ -23,8 +23,9 @@ from scipy.special import logit
 from torch import Tensor,nn
 
 import deepfake_nb
-from .core import (
-    InputError, atomic, cache_dir, is_text, number, read_json, whole_number, write_json)
+from deepfake_nb.core import (
+    InputError, atomic, cache_dir, is_text, number, read_json, whole_number, write_json,
+    write_table)
 from .images import FILTERS,MIN_SIDE,is_equalise
 from .split import FaceData
 from .loaders import augmentation,flip
@@ -198,7 +199,7 @@ def _finish(run, data, device):
     run.config |= {**_pace(run, data), **_thresholds(preds)}
     write_json(run.folder/'config.json', run.config)
     _save_tensors(run.folder/'model.safetensors', run.model.state_dict())
-    with atomic(run.folder/'predictions.csv') as p: preds.to_csv(p, index=False)
+    write_table(run.folder/'predictions.csv', preds)     # names need not be UTF-8
     run.file.unlink(missing_ok=True)
 
 def finished(

@@ -1,5 +1,5 @@
 "Calibration, the spectral baseline, repeats, and what a comparison says of a difference."
-import json,shutil
+import json,os,shutil,sys
 from dataclasses import replace
 
 import numpy as np
@@ -17,7 +17,7 @@ from deepfake_nb.results import best_model,comparison_table,write_metrics
 from deepfake_nb.comparison import compare
 from deepfake_nb.backbones import create_model
 from deepfake_nb.calibration import choose_thresholds,fit_temperature
-from deepfake_nb.core import InputError,read_json,write_json
+from deepfake_nb.core import InputError,read_json,read_table,write_json
 from deepfake_nb.sources import make_table
 from deepfake_nb.split import load_data
 from deepfake_nb.metrics import auc,ece,nll,paired_difference,shown
@@ -184,3 +184,13 @@ def test_seeds_are_runs_like_any_other(cli, faces, table, tmp_path):
     refused(run('--seeds', '0,-1'), 'seed -1')
     refused(cli('compare', *ours, '--n-per-class', 3, '--seeds', '0,1', '--out', out), 'too few')
     assert not out.exists()
+
+def test_names_that_are_not_utf8(faces, tmp_path):
+    "A camera's old card: the name of a file is bytes, and no table may stumble over it, the last one included"
+    if sys.platform == 'darwin': pytest.skip('the file system refuses such names')
+    shutil.copytree(faces, tmp_path/'d')
+    for o in sorted((tmp_path/'d').rglob('*.jpg')):
+        os.rename(os.fsencode(o), os.fsencode(o.parent)+b'/caf\xe9'+os.fsencode(o.name))
+    compare(make_table([tmp_path/'d'/'real'], [tmp_path/'d'/'fake']), tmp_path/'run', Settings(['spectrum'], size=32, batch_size=16, epochs=1, weights='none'), log=lambda o: None, audit=False)
+    preds = read_table(tmp_path/'run'/'spectrum'/'predictions.csv')
+    assert len(preds)>10 and all(os.path.exists(o) and b'caf\xe9' in os.fsencode(o) for o in preds.path)

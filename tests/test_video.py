@@ -9,7 +9,7 @@ from PIL import Image
 
 from deepfake_nb.video import _length,frames,is_torn
 from deepfake_nb.tables import predict_csv
-from deepfake_nb import detector as d, video
+from deepfake_nb import detector as d, faces as faces_, video
 from deepfake_nb.core import InputError
 
 av = pytest.importorskip('av')
@@ -223,12 +223,12 @@ def test_decoded_frames_are_not_kept(tmp_path):
 
 def test_few_large_frames_are_held(det, monkeypatch):
     img = Image.new('RGB', (400,300))
-    monkeypatch.setattr(d, 'FRAME_PIXELS', 2*400*300)
+    monkeypatch.setattr(video, 'FRAME_PIXELS', 2*400*300)
     seen = iter([(t,img) for t in range(11)])
-    assert [len(o) for o in iter(lambda: d._portion(seen), [])] == [2,2,2,2,2,1]
+    assert [len(o) for o in iter(lambda: video._portion(seen), [])] == [2,2,2,2,2,1]
     monkeypatch.undo()
     seen = iter([(t,img) for t in range(11)])
-    assert [len(o) for o in iter(lambda: d._portion(seen), [])] == [8,3]
+    assert [len(o) for o in iter(lambda: video._portion(seen), [])] == [8,3]
 
 def test_a_file_that_says_nothing_of_its_length_is_not_searched_for_ever(tmp_path, monkeypatch):
     clip = film(tmp_path/'a.mkv', range(80))
@@ -242,7 +242,7 @@ def test_a_file_that_says_nothing_of_its_length_is_not_searched_for_ever(tmp_pat
 def test_few_faces_are_no_verdict(det, tmp_path, monkeypatch, shown, verdict):
     clip,boxes = film(tmp_path/'a.mp4', range(8), n_stages=[250]*8),iter([[(0,0,40,40)]]*shown+[[]]*8)
     monkeypatch.setattr(d.os, 'cpu_count', lambda: 1)
-    monkeypatch.setattr(d, 'find_faces', lambda img: next(boxes))
+    monkeypatch.setattr(faces_, 'find_faces', lambda img: next(boxes))
     a = one(det, clip, faces=True)
     assert a.verdict == verdict and f'a face in {shown} of 8 frames' in a.note and ('too few' in a.note)==(verdict=='uncertain')
 
@@ -253,4 +253,4 @@ def test_a_folder_holds_videos(det, tmp_path):
     os.symlink(tmp_path, tmp_path/'sub'/'round')
     found = [os.path.relpath(a.path, tmp_path) for a in det.predict(tmp_path) if a.error is None]
     assert found[:2] == ['a.mp4','b.png'] and 'sub/c.MKV' in found and not any('hidden' in o or 'eaDir' in o or '.f.' in o for o in found)
-    assert [os.path.basename(o) for o in d.find_media(tmp_path)] == ['a.mp4','b.png','c.MKV']
+    assert [os.path.basename(o) for o in video.find_media(tmp_path)] == ['a.mp4','b.png','c.MKV']
