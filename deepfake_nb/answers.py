@@ -61,7 +61,7 @@ def about(
 )->str: # Markdown, with text from the run made harmless
     "Say what a score of this detector means, and what it does not mean"
     low,high = thresholds(det.config)
-    name = 'the ready detector' if det.is_ready else markdown_cell(det.name)
+    name = markdown_cell(det.name)
     words = f'**fake** from {high:.0%} on, **real** below {low:.0%}'
     if low<high: words += ', and **uncertain** between'
     faceless = 'and where no face is found, there is no answer' if det.finds() else (

@@ -66,7 +66,7 @@ class Detector:
         self.score,self.config,self.model,self.source = scorer,config,model,source
         self.is_ready = bool(source) and source[0]==READY
         weights = 'no pretrained weights' if config['weights']=='none' else config['weights']
-        self.name = f"{config['model']} ({weights})"
+        self.name = 'the ready detector' if self.is_ready else f"{config['model']} ({weights})"
 
     @classmethod
     def load(cls,

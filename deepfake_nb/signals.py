@@ -345,6 +345,6 @@ def write_answers(
     "Write answers and their signals as a page that can be kept"
     from deepfake_nb.report import render
     if Path(path).suffix!='.html': raise InputError(f"{str(path)!r} must end in .html")
-    words = READY_WORDS if det.is_ready else ''
+    words = f'{READY_WORDS[0].upper()}{READY_WORDS[1:]}.' if det.is_ready else ''
     html = render('answers.html.j2', answers=answers, model=det.name, words=words, short=short)
     with atomic(path) as p: Path(p).write_text(html, encoding='utf-8')
