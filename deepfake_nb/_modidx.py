@@ -750,6 +750,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'deepfake_nb.scorers.fold_batchnorm': ('scorers.html#fold_batchnorm', 'deepfake_nb/scorers.py'),
                                      'deepfake_nb.scorers.in_ranges': ('scorers.html#in_ranges', 'deepfake_nb/scorers.py'),
                                      'deepfake_nb.scorers.onnx_scorer': ('scorers.html#onnx_scorer', 'deepfake_nb/scorers.py'),
+                                     'deepfake_nb.scorers.pick_device': ('scorers.html#pick_device', 'deepfake_nb/scorers.py'),
                                      'deepfake_nb.scorers.prepare_pixels': ('scorers.html#prepare_pixels', 'deepfake_nb/scorers.py'),
                                      'deepfake_nb.scorers.read_blind': ('scorers.html#read_blind', 'deepfake_nb/scorers.py'),
                                      'deepfake_nb.scorers.scorer_config': ('scorers.html#scorer_config', 'deepfake_nb/scorers.py'),

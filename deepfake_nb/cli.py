@@ -154,8 +154,8 @@ def predict(
     paths:Annotated[list[str], typer.Argument(metavar='PATH...',
         help='Images, videos, or folders of them')],
     model:Model=None,
-    precision:Annotated[str, typer.Option(help='float32, or bf16: faster where the processor '
-        'has it, and a little different')]='float32',
+    precision:Annotated[str, typer.Option(help='float32, or bf16: faster where supported')]='float32',
+    device:Annotated[Optional[str], typer.Option(help='cpu, cuda or mps [the best that is there]')]=None,
     faces:Annotated[Optional[bool], typer.Option(help='Find the faces first; each gets an answer, '
         'and a picture without a face none. The ready detector does so unless told not to')]=None,
     why:Annotated[bool, typer.Option('--why', help='Also show what each signal says: network, '
@@ -172,7 +172,7 @@ def predict(
     from deepfake_nb.detector import Detector,save_timeline
     from deepfake_nb.scorers import READY_WORDS
     words = READY_WORDS if model is None else None
-    det = Detector.load(_model(model), precision)
+    det = Detector.load(_model(model), precision, device)
     if csv and (why or report):
         raise InputError("--csv takes no signals: leave out --why and --report, or use --json")
     if csv:

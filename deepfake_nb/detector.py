@@ -24,8 +24,9 @@ from .images import _not_here,open_item
 from .calibration import thresholds,verdict
 from .faces import crop_faces,distance,picture_state
 from .video import _portion,_portion_notes,as_items,frames,is_video
-from .scorers import (
-    READY, in_ranges, onnx_scorer, prepare_pixels, read_blind, scorer_config, torch_scorer)
+from deepfake_nb.scorers import (
+    READY, in_ranges, onnx_scorer, pick_device, prepare_pixels, read_blind, scorer_config,
+    torch_scorer)
 
 # %% ../nbs/27_detector.ipynb #3e55d628
 @dataclass
@@ -65,6 +66,7 @@ class Detector:
     ):
         self.score,self.config,self.model,self.source = scorer,config,model,source
         self.is_ready = bool(source) and source[0]==READY
+        self.at_once = 8        # pictures of 224 pixels that are scored together
         weights = 'no pretrained weights' if config['weights']=='none' else config['weights']
         self.name = 'the ready detector' if self.is_ready else f"{config['model']} ({weights})"
 
@@ -72,6 +74,7 @@ class Detector:
     def load(cls,
         path:str|Path, # Folder of a model or of a comparison (its best model), or an .onnx file
         precision:str='float32', # 'float32' or 'bf16'; an ONNX file allows only the default
+        device:str=None, # As `pick_device` takes it; an ONNX file is computed on the CPU
     )->'Detector': # An `InputError` if there is no such model, or if it is damaged
         "Load the detector of a run or of an exported file"
         path = Path(path)
@@ -82,14 +85,20 @@ class Detector:
             if precision!='float32':
                 raise InputError("an ONNX file has a precision of its own: "
                     "leave --precision out, or name the run's folder")
+            if device not in (None,'cpu'):
+                raise InputError("an ONNX file is computed on the CPU: "
+                    "leave --device out, or name the run's folder")
             return cls(*onnx_scorer(path), source=(path,precision))
         from deepfake_nb.results import best_model
         from deepfake_nb.runs import load_model
         folder = best_model(path)
         model,config = load_model(folder)
-        scorer = torch_scorer(model, config['size'], precision)
+        where = pick_device(device)
+        scorer = torch_scorer(model, config['size'], precision, where)
         config = scorer_config(config)|dict(blind=read_blind(folder))
-        return cls(scorer, config, model, (folder/'model.safetensors',precision))
+        det = cls(scorer, config, model, (folder/'model.safetensors',precision))
+        if where.type!='cpu': det.at_once = 256
+        return det
 
     @classmethod
     def default(cls)->'Detector': # Needs ONNX Runtime, NumPy and Pillow only
@@ -123,8 +132,8 @@ class Detector:
     def scores(self,
         pixels:list, # uint8 arrays [size, size, 3], any number of them
     )->list[float]: # Probabilities of fake
-        "Score pictures, as many at a time as have the pixels of eight 224 x 224 pictures"
-        n = max(1, 8*224**2//self.config['size']**2)
+        "Score pictures, at a time as many as have the pixels of `at_once` 224 x 224 pictures"
+        n = max(1, self.at_once*224**2//self.config['size']**2)
         portions = (np.stack(pixels[i:i+n]) for i in range(0, len(pixels), n))
         return [p for o in portions for p in self.score(o).tolist()]
 

@@ -8,7 +8,7 @@ So this chapter defines a scorer: a function from pixels (uint8, [n, size, size,
 
 # %% auto #0
 __all__ = ['PRECISIONS', 'MAX_ONNX', 'READY', 'READY_WORDS', 'scorer_config', 'in_ranges', 'read_blind', 'prepare_pixels',
-           'fold_batchnorm', 'torch_scorer', 'onnx_scorer']
+           'fold_batchnorm', 'pick_device', 'torch_scorer', 'onnx_scorer']
 
 # %% ../nbs/26_scorers.ipynb #4297e75f
 import copy,hashlib,json,os
@@ -108,6 +108,19 @@ def fold_batchnorm(
         return net if same else model
     except Exception: return model      # torch.fx raises many kinds of error if it cannot trace
 
+# %% ../nbs/26_scorers.ipynb #f3530b22
+def pick_device(
+    name:str=None, # 'cpu', 'cuda', 'cuda:1' or 'mps'; the best that is there if not given
+): # A torch.device; an `InputError` if it is not there
+    "Choose where a model computes"
+    import torch
+    there = dict(cuda=torch.cuda.device_count(), mps=int(torch.backends.mps.is_available()), cpu=1)
+    names = [k for k,n in there.items() if n]
+    try: device = torch.device(name or names[0])
+    except RuntimeError: device = torch.device('meta')
+    if (device.index or 0)<there.get(device.type, 0): return device
+    raise InputError(f"no device {name!r} here: use {' or '.join(names)}")
+
 # %% ../nbs/26_scorers.ipynb #8325ea46
 PRECISIONS = 'float32','bf16'
 
@@ -125,6 +138,7 @@ def torch_scorer(
     model, # A torch module in evaluation mode, as `load_model` returns it
     size:int, # Side of the square input, pixels
     precision:str='float32', # One of `PRECISIONS`; an `InputError` for anything else
+    device=None, # Where to compute; where the model is, if not given
 ): # A function from uint8 [n, size, size, 3] to float32 [n], the probabilities of fake
     "Make a function that scores pixels with PyTorch"
     if precision not in PRECISIONS:
@@ -133,7 +147,7 @@ def torch_scorer(
     from deepfake_nb.backbones import prob_fake
     from deepfake_nb.cnns import unit_range
     from deepfake_nb.learner import autocast
-    device = next(model.parameters()).device
+    device = device or next(model.parameters()).device
     net = _ready(model, size, precision, device)
     def score(pixels):
         with torch.inference_mode(), autocast(precision, device):

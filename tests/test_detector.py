@@ -590,3 +590,20 @@ print(bool(_library()), (used()-before)/2**20)"""
     if not sys.platform.startswith('linux'): pytest.skip('reads /proc')
     ours,more = subprocess.run([sys.executable, '-c', src], capture_output=True, text=True).stdout.split()
     assert ours == 'True' and float(more) < 30             # 60 copies are 80 MiB
+
+def test_devices(cli, trained, faces, onnx_file, monkeypatch):
+    "The CPU here; what is not there is one line; where there is a card, it is chosen, and gets larger batches"
+    import torch
+    from deepfake_nb.scorers import pick_device
+    one = find_images(faces)[0]
+    a,b = (json.loads(cli('predict', one, '--model', trained/'cnn2', '--json', *o)[1])[0]['prob_fake'] for o in ((), ('--device','cpu')))
+    if not torch.cuda.is_available() and not torch.backends.mps.is_available(): assert a == pytest.approx(b, abs=1e-6)
+    for o in ('gpu','cuda:77'): refused(cli('predict', one, '--model', trained/'cnn2', '--device', o), 'no device', 'cpu')
+    refused(cli('predict', one, '--model', onnx_file, '--device', 'cuda'), '--device')
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 2)
+    assert [str(pick_device(o)) for o in (None,'cuda:1','cpu')] == ['cuda','cuda:1','cpu']
+    with pytest.raises(InputError): pick_device('cuda:2')
+    monkeypatch.setattr(d, 'pick_device', lambda name: torch.device('meta'))
+    monkeypatch.setattr(d, 'torch_scorer', lambda model, size, precision, device: (lambda px: np.full(len(px), .5, np.float32)) if device.type=='meta' else None)
+    det = d.Detector.load(trained/'cnn2')
+    assert det.at_once == 256 and det.scores([np.zeros((32,32,3), np.uint8)]*3) == [.5]*3
