@@ -25,8 +25,8 @@ from .weights import MODELS
 from .settings import (
     Settings, _check_place, check_settings, describe_data, fill_settings, open_run, read_seeds)
 from .runs import train_model
-from .results import BASELINE,write_metrics
-from .report import _audit_of,write_card,write_report
+from .results import BASELINE,read_audit,write_metrics
+from .report import write_card,write_report
 
 # %% ../nbs/22_comparison.ipynb #664a6035
 def gather(
@@ -74,7 +74,7 @@ def _write_data(data, out):
 # %% ../nbs/22_comparison.ipynb #653b9e4d
 def _write_audit(out, audit, table):
     "Return the run's audit: what it found before, or what `audit` finds now, which is written down"
-    if before := _audit_of(out): return before
+    if before := read_audit(out): return before
     found = audit(table) if callable(audit) else audit
     if found: write_json(out/'audit.json', found)
     return found

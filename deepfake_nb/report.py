@@ -32,7 +32,7 @@ from .metrics import plot_reliability,plot_roc
 from .settings import read_settings
 from .results import (
     BASELINE, _uncalibrated, check_baseline, check_claims, comparison_table, lead, model_gap,
-    networks, read_metrics, read_predictions, run_folders, weights_note)
+    networks, read_audit, read_metrics, read_predictions, run_folders, weights_note)
 
 # %% ../nbs/21_report.ipynb #51e27377
 def _about(r):
@@ -131,10 +131,6 @@ def render(
     return _templates.get_template(name).render(**what)
 
 # %% ../nbs/21_report.ipynb #5dfb8c7f
-def _audit_of(out):
-    "What the shortcut audit of a run found, if there was one"
-    return read_json(out/'audit.json') if (out/'audit.json').exists() else None
-
 def _source_counts(rows):
     "The sources of some pictures, and how many each gave, as text"
     return ', '.join(f'{markdown_cell(s)} ({n})' for s,n in rows.source.value_counts().items())
@@ -173,7 +169,7 @@ def write_card(
     else: what = f"A network of {c['params']:,} parameters."
     defaults = {'real_below':c['threshold'], 'temperature':1., 'false_alarm_rate':.05}
     text = render('card.md.j2', c={**defaults,**c}, m=m, run=run, what=what,
-        audit=_audit_of(folder.parent), counts=_counts(table).to_markdown(),
+        audit=read_audit(folder.parent), counts=_counts(table).to_markdown(),
         scores=_score_table(m).to_markdown(), sources=_sources(table))
     with atomic(folder/'model_card.md') as p: p.write_text(text, encoding='utf-8')
     return text
@@ -284,7 +280,7 @@ def findings(
     df,c = comparison_table(out),read_settings(out)
     beats,claims = check_baseline(df, gap),check_claims(df, gap)
     return dict(df=df, c=c, how=_how(c), lead=lead(df, gap), note=weights_note(df),
-        beats=beats.to_dict('records'), claims=claims.to_dict('records'), audit=_audit_of(out),
+        beats=beats.to_dict('records'), claims=claims.to_dict('records'), audit=read_audit(out),
         best=networks(df)[0], n=len(networks(df)), rows=_shown_rows(df))
 
 # %% ../nbs/21_report.ipynb #cbbfe12f

@@ -194,3 +194,10 @@ def test_names_that_are_not_utf8(faces, tmp_path):
     compare(make_table([tmp_path/'d'/'real'], [tmp_path/'d'/'fake']), tmp_path/'run', Settings(['spectrum'], size=32, batch_size=16, epochs=1, weights='none'), log=lambda o: None, audit=False)
     preds = read_table(tmp_path/'run'/'spectrum'/'predictions.csv')
     assert len(preds)>10 and all(os.path.exists(o) and b'caf\xe9' in os.fsencode(o) for o in preds.path)
+
+@pytest.mark.parametrize('text', ['{"verdict": "clean", "probes": [true]}', '{"verdict": 1, "probes": []}', '{"verdict": "leaks", "probes": [{"name": "size"}]}', '[]', '{'])
+def test_a_damaged_audit_is_one_line(tmp_path, text):
+    from deepfake_nb.results import read_audit
+    assert read_audit(tmp_path) is None
+    (tmp_path/'audit.json').write_text(text)
+    with pytest.raises(InputError, match='audit.json'): read_audit(tmp_path)
