@@ -293,6 +293,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'deepfake_nb.delivery.measure_delivery': ( 'delivery.html#measure_delivery',
                                                                                  'deepfake_nb/delivery.py'),
                                       'deepfake_nb.delivery.moved_threshold': ('delivery.html#moved_threshold', 'deepfake_nb/delivery.py'),
+                                      'deepfake_nb.delivery.ranges_text': ('delivery.html#ranges_text', 'deepfake_nb/delivery.py'),
                                       'deepfake_nb.delivery.set_blind': ('delivery.html#set_blind', 'deepfake_nb/delivery.py'),
                                       'deepfake_nb.delivery.states_text': ('delivery.html#states_text', 'deepfake_nb/delivery.py'),
                                       'deepfake_nb.delivery.stress': ('delivery.html#stress', 'deepfake_nb/delivery.py'),

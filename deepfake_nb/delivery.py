@@ -9,7 +9,7 @@ So this chapter imitates these steps, and counts for each of them how many photo
 # %% auto #0
 __all__ = ['STATES', 'EDITS', 'EDGES', 'FEW', 'STRESS', 'changed_scores', 'by_state', 'choose_blind', 'in_blind', 'set_blind',
            'moved_threshold', 'compare_ways', 'stress', 'stress_text', 'write_stress', 'states_text',
-           'measure_delivery', 'delivery_text']
+           'measure_delivery', 'ranges_text', 'delivery_text']
 
 # %% ../nbs/32_delivery.ipynb #2a32b549
 from functools import partial
@@ -145,14 +145,15 @@ def _shares(words, prefix):
 def by_state(
     real:pd.DataFrame, # `changed_scores` of photographs
     fake:pd.DataFrame=None, # `changed_scores` of fakes
-    column:str='verdict', # Or 'by_score': the verdict that the score alone would give
 )->pd.DataFrame: # state, detail, noise, real_fake, real_low, real_high, real_uncertain, real_n, ...
-    "Count the verdicts in each state; the columns of the fakes begin with 'fake_'"
+    "Count the verdicts in each state in which faces of each kind were found"
     rows = []
     for state,g in real.groupby('state', sort=False):
         row = dict(state=state, detail=g.detail.median(), noise=g.noise.median())
-        row |= _shares(g[column], 'real')
-        if fake is not None: row |= _shares(fake[fake.state==state][column], 'fake')
+        row |= _shares(g.verdict, 'real')
+        if fake is not None:
+            if not (here := fake.state==state).any(): continue
+            row |= _shares(fake.verdict[here], 'fake')
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -224,7 +225,7 @@ def compare_ways(
     chosen:tuple, # `changed_scores` of photographs and of fakes: to choose on
     judged:tuple, # The same of other pictures: to count on
     high:float, # The threshold that the scores have now
-)->pd.DataFrame: # A row a way: worst_state (photographs called fake there), found, uncertain
+)->pd.DataFrame: # way, worst_state and called_fake (of photographs), found (of fakes)
     "Compare leaving the scores alone, blind ranges, and a moved threshold"
     blind,moved = choose_blind(*chosen),moved_threshold(chosen[0])
     ways = {'scores alone':lambda df: df.prob_fake>=high,
@@ -321,15 +322,21 @@ def _with_verdicts(df, blind):
     "Scores with the verdicts that blind ranges give"
     return df.assign(verdict=df.by_score.mask(in_blind(df, blind), 'uncertain'))
 
+def ranges_text(
+    ranges:list[list[float]], # Pairs, from low to high
+)->str:
+    "Write ranges as text; an end of a billion or more stands for no end"
+    def span(low, high): return f'from {low:.2g} on' if high>=1e9 else f'{low:.2g} to {high:.2g}'
+    return ', '.join(span(*o) for o in ranges) or 'none'
+
 def delivery_text(
     res:dict, # As `measure_delivery` gives it
 )->str:
     "Write what was measured as lines of text"
     lines = [states_text(pd.DataFrame(res['states']))]
     if 'blind' in res:
-        def said(k): return ', '.join(f'{a:g} to {b:g}' for a,b in res['blind'][k]) or 'none'
-        lines += ['', 'no answer, from now on, in these ranges: '
-            f"detail {said('detail')}; noise {said('noise')}",
+        said = '; '.join(f'{k} {ranges_text(o)}' for k,o in res['blind'].items())
+        lines += ['', f'no answer, from now on, in these ranges: {said}',
             *(f"{r['way']:18} photographs called fake in the worst state {r['worst_state']:6.1%}, "
               f"fakes found {r['found']:4.0%}" for r in res['ways'])]
     return '\n'.join(lines)

@@ -69,6 +69,11 @@ def test_counts(trained, faces):
     assert sheet[['real_fake','real_uncertain','real_real']].sum(axis=1).tolist() == pytest.approx([1,1])
     assert scores.prob_fake[0] == pytest.approx(det.predict(scores.path[0])[0].prob_fake, abs=1e-5)
 
+def test_a_state_without_faces_is_left_out():
+    "After a strong blur no face may be found in any fake: there is nothing to count"
+    real,fake = pd.concat([rows(1., .2, ['real']*9), rows(.1, .2, ['real']*9, 'blur')]),rows(1., .2, ['fake']*9)
+    assert list(by_state(real, fake).state) == ['native'] and list(by_state(real).state) == ['native','blur']
+
 def test_what_cannot_be_read_is_left_out_and_named(trained, faces, tmp_path):
     det,said = Detector.load(trained/'cnn2'),[]
     (tmp_path/'bad.jpg').write_text('no picture')
