@@ -60,7 +60,7 @@ def test_no_link_is_left_as_markdown(site, pages):
 
 def test_sidebar_is_in_reading_order(pages):
     order = [page_of(o, pages) for o in ['index.ipynb', *(o for o in NAMES if re.match(r'[0-3]\d', o)), *(o for o in NAMES if '/' in o), *(o for o in NAMES if o[0]=='4')]]
-    shown = [o.removeprefix('./') or 'index.html' for o in pages[page_of('12_cnns.ipynb', pages)].sidebar]
+    shown = [o.removeprefix('./') or 'index.html' for o in pages[page_of('21_cnns.ipynb', pages)].sidebar]
     assert [o for o in shown if o in order] == order
 
 def test_card_and_icon(site):
@@ -69,7 +69,7 @@ def test_card_and_icon(site):
         assert o in text, o
 
 def test_signatures_have_docments(site, pages):
-    text = re.sub('<[^>]+>', '', (site/page_of('12_cnns.ipynb', pages)).read_text(encoding='utf-8'))
+    text = re.sub('<[^>]+>', '', (site/page_of('21_cnns.ipynb', pages)).read_text(encoding='utf-8'))
     assert 'Side of the square input, pixels' in text and 'List the layers of' in text
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -116,7 +116,7 @@ def test_landing_page_shows_the_comparison(visit):
 def brightness(page): return sum(int(o) for o in re.findall(r'\d+', page.evaluate('getComputedStyle(document.body).backgroundColor'))[:3])
 
 def test_dark_theme(visit, pages):
-    path = page_of('14_backbones.ipynb', pages)
+    path = page_of('23_backbones.ipynb', pages)
     assert brightness(visit(path)[0]) > 600
     page,wrong = visit(path, scheme='dark')
     assert brightness(page) < 200 and not wrong

@@ -7,7 +7,7 @@ import nbformat,yaml
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 MODULE = re.compile(r'\d+\w?_(\w+)')
-PARTS = {'I Data':(1,8), 'II Measure':(9,10), 'III Models':(11,14), 'IV Train':(15,19), 'V Compare':(20,23), 'VI Use':(24,39)}
+PARTS = {'I Data':(1,9), 'II Measure':(10,19), 'III Models':(20,29), 'IV Train':(30,39), 'V Compare':(40,49), 'VI Use':(50,69)}
 SOURCE = re.compile(r'\[source\]\(/blob/[^)]*\)\{[^}]*\}\n*')     # leads nowhere while pyproject.toml names no repository
 MATH = re.compile(r'(```.*?```|`[^`\n]+`)|\$\$(.+?)\$\$|\$(?=\S)([^$`\n]+?)(?<=\S)\$(?!\d)', re.S)
 WEB_FONT = re.compile(r'@import\s*url\(["\']?https://fonts\.googleapis[^)]*\)[^;]*;')
