@@ -22,7 +22,7 @@ def sidebar(
     def numbered(first, last): return [o for o in sorted(names) if MODULE.match(o) and first<=int(o[:2])<=last]
     def named(*stems): return [o for o in sorted(names) if o.startswith(stems)]
     groups = {'Begin here':[*named('index'),*numbered(0, 0)], **{k:numbered(*span) for k,span in PARTS.items()},
-        'Tutorials':named('tutorials/'), 'Appendix':numbered(40, 99), 'Sources':named('references')}
+        'Tutorials':named('tutorials/'), 'Appendix':numbered(70, 99), 'Sources':named('references')}
     return [dict(section=k, contents=v) for k,v in groups.items() if v]
 
 def stage()->Path: # The folder with the staged notebooks
