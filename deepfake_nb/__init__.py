@@ -7,17 +7,20 @@ Modules:
 - `deepfake_nb.audit`: Shortcuts: what gives the label away without a look at the face
 - `deepfake_nb.backbones`: Models III to V, and any other network of timm: normalisation, head, freezing
 - `deepfake_nb.benchmark`: How fast we score pictures, and the whole table
+- `deepfake_nb.boosting`: Many small trees on the features of a frozen backbone, by AdaBoost or XGBoost, and what they do when fakes are rare
 - `deepfake_nb.calibration`: From logits to probabilities that can be believed, and from probabilities to a verdict
 - `deepfake_nb.checkpoints`: What a training run keeps, so that it survives being killed
 - `deepfake_nb.cli`: The `deepfake-nb` command
 - `deepfake_nb.cnns`: Models I and II, the two small networks that the paper builds by hand
 - `deepfake_nb.comparison`: The whole way: table, audit, pixels, models, report
+- `deepfake_nb.console`: What all commands share: the options that repeat, and an end in one line with an exit code
 - `deepfake_nb.core`: One kind of error for wrong input, and files that are complete or not there
 - `deepfake_nb.delivery`: How a picture reached us, what that does to the answer, and when to give none
 - `deepfake_nb.detector`: Is this face fake? One answer for each picture
 - `deepfake_nb.faces`: Faces in a picture, cropped as the models were trained
 - `deepfake_nb.features`: The frozen stage without the backbone
 - `deepfake_nb.gan`: Two small GANs that learn to make fake portraits
+- `deepfake_nb.googlenet`: GoogLeNet (Inception v1) as one more name for `--models`: torchvision's network behind timm's interface
 - `deepfake_nb.hub`: A model on the Hugging Face hub, and back
 - `deepfake_nb.images`: A picture: opened, upright, square
 - `deepfake_nb.learner`: Loss, precision, and the fastai learner
@@ -28,6 +31,7 @@ Modules:
 - `deepfake_nb.pixels`: Every file is read once: the pixel cache
 - `deepfake_nb.portraits`: Draw the portrait of a person, photograph it and save it as a JPEG
 - `deepfake_nb.report`: What a run found, for people: plots, a card, a page
+- `deepfake_nb.residuals`: The noise of a picture as 312 numbers: what is left without everything smooth, and how it repeats
 - `deepfake_nb.results`: All models in one table, and what the paper claims about them
 - `deepfake_nb.robustness`: Changed pictures, and sources that were not trained on
 - `deepfake_nb.runs`: One model, all its stages, one folder
@@ -40,11 +44,15 @@ Modules:
 - `deepfake_nb.speed`: How fast we read images and train, next to fastai and torchvision
 - `deepfake_nb.split`: What must stay together, the split, and the data set
 - `deepfake_nb.tables`: Predictions for many pictures in one CSV file, and scores on pictures of known class
+- `deepfake_nb.tampering`: Photographs that we change ourselves, with a mask that says where
 - `deepfake_nb.timing`: How we time two ways of doing the same job side by side
+- `deepfake_nb.twostream`: A backbone sees the face, fixed filters see the noise, and one logistic regression weighs both
+- `deepfake_nb.unet`: A small U-Net that marks where a face was changed, trained on photographs alone
 - `deepfake_nb.uploads`: Files that strangers send, and who may send them
 - `deepfake_nb.verify`: Does a run hold what its receipt says, and which of several detectors is better on the same pictures
 - `deepfake_nb.video`: Frames of a video, upright and evenly spaced
-- `deepfake_nb.weights`: Where pretrained weights come from, and what is said when they do not come"""
+- `deepfake_nb.weights`: Where pretrained weights come from, and what is said when they do not come
+- `deepfake_nb.where`: Where a face was changed: one picture, one map, and what the map marks by mistake"""
 
 __version__ = "0.1.0"
 

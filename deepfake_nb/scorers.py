@@ -8,7 +8,7 @@ So this chapter defines a scorer: a function from pixels (uint8, [n, size, size,
 
 # %% auto #0
 __all__ = ['PRECISIONS', 'MAX_ONNX', 'READY', 'READY_WORDS', 'scorer_config', 'in_ranges', 'read_blind', 'prepare_pixels',
-           'fold_batchnorm', 'pick_device', 'torch_scorer', 'onnx_scorer']
+           'fold_batchnorm', 'pick_device', 'torch_scorer', 'onnx_function', 'onnx_scorer']
 
 # %% ../nbs/52_scorers.ipynb #4297e75f
 import copy,hashlib,json,os
@@ -219,10 +219,12 @@ def _read_onnx(path):
     if at is not None and data[at:at+64]!=digest: raise ValueError("its checksum")
     return data,at is not None
 
-def onnx_scorer(
-    path:str|Path, # A file that `export` wrote; an `InputError` for anything else
-)->tuple: # (function from uint8 [n, size, size, 3] to float32 [n], the config in the file)
-    "Make a function that scores pixels with ONNX Runtime"
+def onnx_function(
+    path:str|Path, # A file that this package wrote; an `InputError` for anything else
+    read_config=_read_config, # (session, has it a checksum?) -> the config; a `ValueError` if wrong
+    shape=lambda n, c: (n,), # (pictures, config) -> the shape that an answer must have
+)->tuple: # (function from uint8 [n, size, size, 3] to float32 of that shape, the config)
+    "Make a function of the network in an ONNX file"
     damaged = InputError(f"{str(path)!r} is damaged or no ONNX model: export it again")
     try: data,has_sum = _read_onnx(path)
     except ValueError as e: raise damaged from e
@@ -232,14 +234,20 @@ def onnx_scorer(
     if 'deepfake_nb' not in session.get_modelmeta().custom_metadata_map:
         raise InputError(f"{str(path)!r} is an ONNX model of something else: "
             "make one with deepfake-nb export")
-    try: config = _read_config(session, has_sum)
+    try: config = read_config(session, has_sum)
     except (ValueError,TypeError,RecursionError) as e: raise damaged from e
-    def score(pixels):
-        try: probs = session.run(None, {'pixels':pixels})[0]
+    def answer(pixels):
+        try: found = session.run(None, {'pixels':pixels})[0]
         except Exception as e: raise damaged from e # ONNX Runtime's errors share no base class
-        if probs.shape!=(len(pixels),): raise damaged
-        return probs
-    return score,config
+        if found.shape!=shape(len(pixels), config): raise damaged
+        return found
+    return answer,config
+
+def onnx_scorer(
+    path:str|Path, # A file that `export` wrote; an `InputError` for anything else
+)->tuple: # (function from uint8 [n, size, size, 3] to float32 [n], the config in the file)
+    "Make a function that scores pixels with ONNX Runtime"
+    return onnx_function(path)
 
 # %% ../nbs/52_scorers.ipynb #29153a68
 READY = Path(str(files('deepfake_nb')/'ready.onnx')) # Made by tools/ready.py; its card is ready.md

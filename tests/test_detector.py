@@ -12,7 +12,7 @@ from deepfake_nb import faces as f
 from deepfake_nb.faces import crop_faces,distance,find_faces,picture_state
 from deepfake_nb.video import frames
 from deepfake_nb.scorers import PRECISIONS,fold_batchnorm,onnx_scorer,torch_scorer
-from deepfake_nb.onnx_export import _write_onnx,export,largest_gap
+from deepfake_nb.onnx_export import write_onnx,export,largest_gap
 from deepfake_nb.tables import FIELDS,_file_marks,evaluate,predict_csv,trained_on
 from deepfake_nb import detector as d, onnx_export
 from deepfake_nb.core import InputError
@@ -500,14 +500,14 @@ def test_weights_in_another_file_are_not_read(onnx_file, tmp_path, monkeypatch):
 def test_transformers_score_and_export(name, size, tmp_path, det):
     model = shaken(name, size)
     px = np.random.default_rng(0).integers(0, 256, (2,size,size,3), np.uint8)
-    _write_onnx(model, {**det.config, 'model':name, 'size':size}, tmp_path/'a.onnx')
+    write_onnx(model, {**det.config, 'model':name, 'size':size}, tmp_path/'a.onnx')
     assert largest_gap(torch_scorer(model, size), onnx_scorer(tmp_path/'a.onnx')[0], px) < 1e-4
 
 def test_what_cannot_be_exported_is_one_line(det, tmp_path):
     import torch
     class Odd(torch.nn.Module):
         def forward(self, x): return torch.linalg.eigvalsh(x[:,0]@x[:,0].mT)[:,:1]
-    with pytest.raises(InputError, match='cannot be written as ONNX') as e: _write_onnx(Odd(), det.config, tmp_path/'a.onnx')
+    with pytest.raises(InputError, match='cannot be written as ONNX') as e: write_onnx(Odd(), det.config, tmp_path/'a.onnx')
     assert '\n' not in str(e.value)
 
 # --- tables, once more
