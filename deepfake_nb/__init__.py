@@ -28,6 +28,7 @@ Modules:
 - `deepfake_nb.metrics`: What a score is worth: is it right, does it rank, can its probabilities be believed
 - `deepfake_nb.onnx_export`: One file that needs no PyTorch
 - `deepfake_nb.paper`: A person's traits from one seed, and the paper to draw them on
+- `deepfake_nb.parts`: Pictures in object stores, and a folder of answers in parts that are whole or not there
 - `deepfake_nb.pixels`: Every file is read once: the pixel cache
 - `deepfake_nb.portraits`: Draw the portrait of a person, photograph it and save it as a JPEG
 - `deepfake_nb.report`: What a run found, for people: plots, a card, a page
@@ -36,6 +37,7 @@ Modules:
 - `deepfake_nb.robustness`: Changed pictures, and sources that were not trained on
 - `deepfake_nb.runs`: One model, all its stages, one folder
 - `deepfake_nb.sample`: A data set that needs no download
+- `deepfake_nb.scale`: Millions of pictures, scored by a cluster of machines with Ray Data
 - `deepfake_nb.scorers`: From pixels to probabilities, with PyTorch and without
 - `deepfake_nb.settings`: All that can be set, in one object
 - `deepfake_nb.signals`: Several kinds of evidence about one picture, side by side
@@ -45,6 +47,7 @@ Modules:
 - `deepfake_nb.split`: What must stay together, the split, and the data set
 - `deepfake_nb.tables`: Predictions for many pictures in one CSV file, and scores on pictures of known class
 - `deepfake_nb.tampering`: Photographs that we change ourselves, with a mask that says where
+- `deepfake_nb.threads`: How many threads compute, on a machine that other programs use too
 - `deepfake_nb.timing`: How we time two ways of doing the same job side by side
 - `deepfake_nb.twostream`: A backbone sees the face, fixed filters see the noise, and one logistic regression weighs both
 - `deepfake_nb.unet`: A small U-Net that marks where a face was changed, trained on photographs alone
@@ -57,6 +60,7 @@ Modules:
 __version__ = "0.1.0"
 
 import os as _os
+if 'OMP_WAIT_POLICY' not in _os.environ: _os.environ.setdefault('GOMP_SPINCOUNT', '1000')     # a thread that waits for another one soon sleeps, see the chapter on threads; read when torch is first imported
 _os.environ.setdefault('THP_MEM_ALLOC_ENABLE', '1')    # PyTorch's tensors in large memory pages: a forward pass on a CPU spends less time in the kernel; read when torch is first imported
 
 # No byte leaves this machine unasked: read by these libraries when they are first imported

@@ -99,12 +99,23 @@ def predict(
         help='Look at every N-th frame of a video, rather than at 32 frames of it')]=None,
     csv:Annotated[Optional[str], typer.Option(metavar='FILE', help='Write the answers to a CSV; '
         'an interrupted call goes on where it stopped')]=None,
+    engine:Annotated[Optional[str], typer.Option(metavar='ray', help='Score on a Ray cluster, into --out; '
+        'PATHs may also be addresses such as s3://bucket/faces, and lists: .parquet or .csv with a column path')]=None,
+    out:Annotated[Optional[str], typer.Option(metavar='DIR', help='For --engine ray: a folder or an address for '
+        'the answers, in Parquet parts; an interrupted call goes on where it stopped')]=None,
+    address:Annotated[Optional[str], typer.Option(metavar='HOST:PORT',
+        help='For --engine ray: a cluster that is running, or auto [a new Ray on this machine]')]=None,
     timeline:Annotated[Optional[str], typer.Option(metavar='FILE.png', help='Draw one video over time')]=None,
 ):
     "Say of every image or video how likely it is a fake"
     from deepfake_nb.detector import Detector,save_timeline
     from deepfake_nb.scorers import READY_WORDS
     words = READY_WORDS if model is None else None
+    if engine or out or address:
+        from deepfake_nb.scale import check_engine,predict_parts
+        check_engine(engine, out, csv=csv, json=as_json, why=why, report=report, timeline=timeline)
+        n = predict_parts(paths, out, model_path(model), address, faces, every, precision, device, log=log)
+        return answered(n, words)
     det = Detector.load(model_path(model), precision, device)
     if csv and (why or report):
         raise InputError("--csv takes no signals: leave out --why and --report, or use --json")

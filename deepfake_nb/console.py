@@ -43,7 +43,7 @@ def fail(
 def interrupted()->int: # 1, the exit code of Ctrl-C
     "Log how to go on after Ctrl-C"
     log("interrupted; a comparison goes on with --resume, "
-        "and so does predict --csv with the same options")
+        "and so does predict with --csv or --engine ray and the same options")
     return 1
 
 def answered(

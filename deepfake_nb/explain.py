@@ -29,8 +29,8 @@ from .sources import LABELS
 from .metrics import called_fake
 from .calibration import thresholds,verdict
 from .spectrum import Spectrum
-from .cnns import unit_range
-from .backbones import FaceNet,SideBySide,fake_logit
+from .cnns import fake_logit,unit_range
+from .backbones import FaceNet,SideBySide
 from .runs import load_model
 from .results import best_model
 from .scorers import prepare_pixels,scorer_config

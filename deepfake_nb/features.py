@@ -32,6 +32,7 @@ from .split import FaceData
 from .loaders import BatchLoader,mirror
 from .backbones import FaceNet,channels_last
 from .settings import Settings
+from .threads import settled
 from .learner import _learner,autocast
 
 # %% ../nbs/33_features.ipynb #912acad6
@@ -87,7 +88,8 @@ def cached_features(
     "Compute the features of every picture of `loader`"
     model.eval()
     with autocast(precision, loader.device):
-        out = [(model.features(x).float(),y) for x,y in loader]
+        batches = settled(loader, loader.device)
+        out = [(model.features(x).float(),y) for x,y in batches]
     return tuple(torch.cat(o) for o in zip(*out))
 
 # %% ../nbs/33_features.ipynb #5b4dbda8
@@ -170,7 +172,8 @@ def see(self:Features,
         print(f'the features of {first} of {n} pictures are kept from before', file=sys.stderr)
     self.model.eval()
     at,new = time.perf_counter(),[]
-    for x,_ in loader.begin_at(first//self.batch_size) if first<n else ():
+    rest = loader.begin_at(first//self.batch_size) if first<n else ()
+    for x,_ in settled(rest, self.device):
         with autocast(self.precision, self.device):
             new.append(self.model.features(x).float().as_subclass(Tensor))
         rows += len(x)

@@ -30,6 +30,7 @@ from .loaders import augmentation
 from .cnns import fake_logit
 from .backbones import FaceNet,channels_last,stages
 from .settings import Recipe,Settings
+from .threads import FreeThreads
 
 # %% ../nbs/32_learner.ipynb #1cce8979
 class NLLoss(nn.Module):
@@ -127,7 +128,7 @@ def precision_callbacks(
 
 def _learner(dls, model, rules, precision):
     "Make a learner over any batches"
-    cbs = precision_callbacks(precision)
+    cbs = [*precision_callbacks(precision),FreeThreads()]
     if rules.grad_clip: cbs.append(GradientClip(rules.grad_clip))
     channels_last(model, dls.device)
     # fused: all weights in one pass, where fastai's own optimizer makes six

@@ -33,6 +33,7 @@ from .backbones import (
     FaceNet, SideBySide, channels_last, count_params, create_model, whiten_first)
 from .tampering import blended_data
 from .settings import Settings,_fix_run,read_config
+from .threads import settled
 from .learner import (
     NLLoss, _learner, batch_accuracy, fast_precision, fit_batch_size, param_groups)
 from .features import (
@@ -152,7 +153,8 @@ def predict_split(
     device = torch.device(device or default_device())
     channels_last(model, device).eval()
     loader = data.loader(split, batch_size, device=device)
-    p = torch.cat([prob_fake(model(x)).cpu() for x,_ in loader]).numpy()
+    batches = settled(loader, device)
+    p = torch.cat([prob_fake(model(x)).cpu() for x,_ in batches]).numpy()
     if not ((p>=0) & (p<=1)).all():
         raise InputError(
             "the model answers with numbers that are not finite: "

@@ -144,7 +144,7 @@ def torch_scorer(
     if precision not in PRECISIONS:
         raise InputError(f"no precision {precision!r}: use {' or '.join(PRECISIONS)}")
     import torch
-    from deepfake_nb.backbones import prob_fake
+    from deepfake_nb.cnns import prob_fake
     from deepfake_nb.cnns import unit_range
     from deepfake_nb.learner import autocast
     device = device or next(model.parameters()).device

@@ -3,6 +3,7 @@ import os,shutil,sys
 from pathlib import Path
 
 os.environ.update(MPLBACKEND='Agg', HF_HUB_OFFLINE='1', TQDM_DISABLE='1')
+os.environ.setdefault('OMP_NUM_THREADS', str(os.cpu_count()))      # the same numbers beside another program
 
 import pytest
 

@@ -151,7 +151,7 @@ def test_models_that_are_none_are_refused(cli, faces, onnx_file, tmp_path):
 @pytest.mark.parametrize('name', ['cnn2','resnet18','spectrum'])
 def test_learner_detector_and_onnx_agree(name, trained, spectrum, faces, tmp_path):
     import torch
-    from deepfake_nb.backbones import prob_fake
+    from deepfake_nb.cnns import prob_fake
     from deepfake_nb.runs import load_model
     run = spectrum if name=='spectrum' else trained/name
     det,paths = d.Detector.load(run),find_images(faces)[:70]

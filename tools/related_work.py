@@ -2,7 +2,7 @@
 
     python tools/related_work.py SHARED [--work FOLDER] [--only rows|spliced|imbalance|swaps|videos]
 
-SHARED holds data/{ffhq_stylegan,dfdc,videos} and weights/. Runs go to FOLDER and are continued there. An hour and a half on two cores."""
+SHARED holds data/{ffhq_stylegan,dfdc,videos} and weights/. Runs go to FOLDER and are continued there. About an hour on two cores."""
 import argparse,sys,tempfile
 from pathlib import Path
 
@@ -79,9 +79,9 @@ def splice(shared, folder):
     return pd.DataFrame(rows)[COLUMNS]
 
 def spliced_faces(shared, work):
-    "The same rows on photographs with a part of another photograph, and the patch stream, which needs no example"
+    "The same rows, frozen, on photographs with a part of another photograph; and the patch stream, which needs no example"
     table = splice(shared, work/'splices')
-    compare(table, work/'spliced', settings(shared, [NAME,*KINDS]), resume=True, audit=False)
+    compare(table, work/'spliced', settings(shared, [NAME,*KINDS], epochs=0), resume=True, audit=False)
     train = table[(table.split!='test') & (table.label==0)]
     def pixels(paths): return np.stack([squish(open_image(Path(o)), 256) for o in paths])
     from deepfake_nb.patches import fit_patches,splice_score
@@ -138,7 +138,7 @@ def clip_row(model, n_frames, answers, names):
         frame_auc=frame_auc(np.arange(len(y))), frame_low=low[1], frame_high=high[1],
         caught=int((np.array([a.verdict for a in answers])[y==1]=='fake').sum()), accused=int((np.array([a.verdict for a in answers])[y==0]=='fake').sum()))
 
-def videos(shared, work, counts=(8,32,128)):
+def videos(shared, work, counts=(8,32)):
     "Clips of FaceForensics++ and Celeb-DF; a frame without a face is not scored, a clip without one is left out"
     clips,rows = [str(o) for o in sorted((shared/'data'/'videos').glob('*/*.mp4'))],[]
     runs = {'ready detector':None, 'sbi, from FFHQ':work/'whole'/f'sbi:{NAME}', 'sbi, from DFDC':work/'dfdc'/f'sbi:{NAME}', 'swaps of DFDC':work/'dfdc'/NAME}
@@ -184,9 +184,8 @@ def main():
     p.add_argument('--work', type=Path, default=Path(tempfile.gettempdir())/'related_work')
     p.add_argument('--only', choices=list(PARTS))
     a = p.parse_args()
-    res = read_json(OUT) if OUT.exists() else {}
     for name in [a.only] if a.only else PARTS:
-        res[name] = PARTS[name](a.shared, a.work)
-        write_json(OUT, res)
+        part = PARTS[name](a.shared, a.work)
+        write_json(OUT, (read_json(OUT) if OUT.exists() else {}) | {name:part})
 
 if __name__=='__main__': main()
