@@ -29,6 +29,7 @@ Modules:
 - `deepfake_nb.onnx_export`: One file that needs no PyTorch
 - `deepfake_nb.paper`: A person's traits from one seed, and the paper to draw them on
 - `deepfake_nb.parts`: Pictures in object stores, and a folder of answers in parts that are whole or not there
+- `deepfake_nb.patches`: Which patches come from the same photograph? A small network that learns this finds places that do not fit
 - `deepfake_nb.pixels`: Every file is read once: the pixel cache
 - `deepfake_nb.portraits`: Draw the portrait of a person, photograph it and save it as a JPEG
 - `deepfake_nb.report`: What a run found, for people: plots, a card, a page

@@ -274,7 +274,7 @@ def benchmark(
         log(f'measuring: {what}')
         res[key] += f()
         if out: write_json(out, res)
-    with TemporaryDirectory() as d:
+    with TemporaryDirectory(ignore_cleanup_errors=True) as d:
         d = Path(d)
         given = real or fake
         if given: files = link_files(real, fake, d/'files', amount.n)

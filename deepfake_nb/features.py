@@ -69,7 +69,8 @@ def _read_tensors(path, fix, sealed=False):
     try:
         open(path, 'rb').close()
         with safe_open(path, 'pt') as f: head = f.metadata() or {}
-        tensors = load_file(path)
+        # copies: a file that is still mapped cannot be replaced on Windows
+        tensors = {k:v.clone() for k,v in load_file(path).items()}
         seal,_,text = head.get('sealed', '').partition(' ')
         meta = json.loads(text or head.get('json', 'null'))
     # safetensors and torch raise several kinds of exception for a damaged file
@@ -173,7 +174,7 @@ def see(self:Features,
     self.model.eval()
     at,new = time.perf_counter(),[]
     rest = loader.begin_at(first//self.batch_size) if first<n else ()
-    for x,_ in settled(rest, self.device):
+    for x,_ in settled(rest, None if folder else self.device):
         with autocast(self.precision, self.device):
             new.append(self.model.features(x).float().as_subclass(Tensor))
         rows += len(x)

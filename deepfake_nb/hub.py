@@ -48,7 +48,8 @@ def _card_text(run):
 # %% ../nbs/57_hub.ipynb #9c2b713a
 def _spellings(folder):
     "A path as it may stand in a text file: plain, in Markdown, in JSON"
-    return {folder, markdown_cell(folder), json.dumps(folder)[1:-1]}
+    posix = Path(folder).as_posix()
+    return {folder, posix, markdown_cell(folder), json.dumps(folder)[1:-1]}
 
 def _check_private(
     files:list[Path], # To be uploaded

@@ -46,9 +46,13 @@ def _one_step(model):
     if isinstance(model, Spectrum): return partial(fit_head, model)
     return getattr(getattr(model, 'head', None), 'fit', None)
 
-def _from_scratch(model, rules):
+def _is_bare(model, rules):
     "Does `model` start without pretrained weights, by a recipe that trains such models whole?"
-    return rules.from_scratch and model.weights_name=='none' and not _one_step(model)
+    return rules.from_scratch and model.weights_name=='none'
+
+def _from_scratch(model, rules):
+    "Is `model` trained whole, because there is nothing worth freezing?"
+    return _is_bare(model, rules) and not _one_step(model)
 
 def stage_plan(
     model:nn.Module, # As `create_model` gives it
@@ -240,7 +244,7 @@ def _new_run(name, data, folder, settings, device):
         name, data.size, settings.weights, rules.normalize, keras=rules.keras_weights)
     if rules.keras_init and isinstance(model, FaceNet) and not _one_step(model):
         keras_init(model.head)
-    if _from_scratch(model, rules): _begin_from_scratch(model, data)
+    if _is_bare(model, rules): _begin_from_scratch(model, data)
     config = dict(
         model=name, size=data.size, weights=model.weights_name, recipe_name=settings.recipe,
         recipe=asdict(rules), plan=stage_plan(model, settings), batch_size=settings.batch_size,

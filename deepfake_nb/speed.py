@@ -182,7 +182,7 @@ def frozen_stage(
     "Run our frozen stage from the files to a trained head, with an empty cache"
     settings = Settings(recipe=recipe, batch_size=batch_size)
     rules = settings.rules
-    with TemporaryDirectory() as d:
+    with TemporaryDirectory(ignore_cleanup_errors=True) as d:
         data = load_data(make_table(data=files), size, resample=rules.resample, cache=Path(d))
         model = create_model(name, size, normalize=rules.normalize)
         model.freeze()

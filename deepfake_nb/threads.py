@@ -73,11 +73,14 @@ LOOK,SLOT,REST,GAIN = 1.,.1,20.,1.5 # Seconds between looks, of a slot, after a 
 
 class Threads:
     "Choose the number of PyTorch's threads by what other programs leave free"
+    unfinished = None # The one that has changed the number and not ended yet
+
     def __init__(self,
         device='cpu', # Where the batches compute; anywhere else, nothing is changed
         free=None, # Function that returns how many cores are free; `FreeCores()` if not given
         clock=time.perf_counter, # Returns seconds
     ):
+        if Threads.unfinished: Threads.unfinished.end()     # an error stopped its batches
         self.all = self.now = torch.get_num_threads()
         is_cpu = device is not None and torch.device(device).type=='cpu'
         self.fixed = not is_cpu or self.all==1 or 'OMP_NUM_THREADS' in os.environ
@@ -88,8 +91,8 @@ class Threads:
         n:int, # Number of threads
     ):
         "Compute with `n` threads from now on"
-        if n!=self.now: torch.set_num_threads(n)
-        self.now = n
+        if n!=torch.get_num_threads(): torch.set_num_threads(n)
+        self.now,Threads.unfinished = n,self if n!=self.all else None
 
     def settle(self):
         "Look, measure or decide, if it is time; call it before every batch"

@@ -11,7 +11,7 @@ __all__ = ['QUICK', 'row', 'seconds', 'take_turns', 'turns_row', 'run_python', '
            'make_files', 'link_files', 'Amount']
 
 # %% ../nbs/83_timing.ipynb #e13a2c0c
-import os,platform,re,resource,subprocess,sys,time
+import os,platform,re,shutil,subprocess,sys,time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -118,6 +118,7 @@ def peak_memory()->float: # MiB
     # on Linux from `/proc`, because `ru_maxrss` starts with the value of the parent process
     status = Path('/proc/self/status')
     if status.exists(): return int(re.search(r'VmHWM:\s*(\d+)', status.read_text())[1])/2**10
+    import resource                     # Windows has none
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak/(2**20 if sys.platform=='darwin' else 2**10)
 
@@ -183,7 +184,9 @@ def link_files(
     for i,r in enumerate(data.table.itertuples()):
         to = folder/r.split/('real','fake')[r.label]
         to.mkdir(parents=True, exist_ok=True)
-        os.symlink(r.path, to/f'{i:05}{Path(r.path).suffix}')
+        name = to/f'{i:05}{Path(r.path).suffix}'
+        try: os.symlink(r.path, name)
+        except OSError: shutil.copyfile(r.path, name)       # Windows may refuse links
     return folder
 
 # %% ../nbs/83_timing.ipynb #542eed77

@@ -36,7 +36,7 @@ def _dict_of(test):
     "A test for `check_fields`: is it a dict in which every value passes `test`?"
     return lambda v: isinstance(v, dict) and all(map(test, v.values()))
 
-def _is_name(o): return re.fullmatch(r'([\w+][\w.+-]*/)?[\w+][\w.+-]*', o) is not None
+def _is_name(o): return re.fullmatch(r'([\w+][\w.+:-]*/)?[\w+][\w.+-]*', o) is not None
 def _is_files(v): return _dict_of(_is_sum)(v) and all(map(_is_name, v))
 def _is_fact(v): return v is None or type(v) in (str,int)
 

@@ -172,7 +172,7 @@ def gradcams(shared, work, n=141):
 def _cam(model, pixels, size):
     "Grad-CAM of one picture, from 0 to 1, at 256 pixels"
     x = torch.from_numpy(squish(Image.fromarray(pixels), size)).permute(2,0,1)[None]/255
-    cam = np.maximum(np.asarray(gradcam(model, x)), 0)
+    cam = np.maximum(np.asarray(gradcam(model, x))[0], 0)
     cam = np.asarray(Image.fromarray((cam/max(cam.max(), 1e-9)).astype(np.float32)).resize((256,256), Image.BILINEAR))
     return cam
 
