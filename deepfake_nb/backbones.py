@@ -300,7 +300,7 @@ def stages(
 )->list[list[nn.Parameter]]: # From the input to the output
     "Group the parameters of `net` by timm's stages; of several networks, join from the last stage"
     if isinstance(net, SideBySide):
-        last_first = [stages(o.backbone)[::-1] for o in net.nets]
+        last_first = [stages(getattr(o, 'backbone', o))[::-1] for o in net.nets]
         return [sum(o, []) for o in zip_longest(*last_first, fillvalue=[])][::-1]
     params = dict(net.named_parameters())
     if not hasattr(net, 'group_matcher'): return [list(params.values())]

@@ -128,6 +128,7 @@ def read_table(
 ): # A DataFrame
     "Read a table; a missing or damaged one is an `InputError`"
     import pandas as pd
+    pd.options.mode.string_storage = 'python'       # Arrow cannot hold names that are no UTF-8
     try:
         df = pd.read_csv(path, keep_default_na=False, na_values={}, encoding='utf-8',
                          encoding_errors='surrogateescape')

@@ -218,7 +218,8 @@ def run_parts(
     "Score parts in a pool of actors of Ray Data"
     n,cpus,gpu = _pool(ray, device, len(files)==1, len(todo))
     job = job|dict(threads=cpus, device='cuda' if gpu else device or 'cpu')
-    model,tries = ray.put(files),ray.remote(Tries).options(num_cpus=0, max_restarts=-1).remote()
+    model,forever = ray.put(files),dict(max_restarts=-1, max_task_retries=-1)
+    tries = ray.remote(Tries).options(num_cpus=0, **forever).remote()
     rows = [dict(part=i, paths=json.dumps(o)) for i,o in todo.items()]
     parts = ray.data.from_items(rows, override_num_blocks=min(len(rows), 5000))
     done = parts.map_batches(PartScorer, batch_size=1, num_cpus=cpus, num_gpus=gpu,

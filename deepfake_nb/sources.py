@@ -24,6 +24,7 @@ from .images import EXTENSIONS,existing_path,find_images,read_bytes
 LABELS = dict(real=0, fake=1)
 SPLITS = 'train','valid','test'
 COLUMNS = ['path','label','source','group','split']
+pd.options.mode.string_storage = 'python'       # Arrow cannot hold names that are no UTF-8
 
 def _rows(paths, label, source):
     "Make a table of `paths` that share a label and a source"

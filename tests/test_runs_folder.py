@@ -14,7 +14,8 @@ from deepfake_nb.sources import make_table
 from deepfake_nb.split import load_data
 from deepfake_nb.checkpoints import Run
 from deepfake_nb.learner import batch_accuracy
-from deepfake_nb.runs import CONFIG,load_model,read_config,train_model
+from deepfake_nb.runs import load_model,train_model
+from deepfake_nb.settings import CONFIG,read_config
 
 @pytest.fixture(scope='module')
 def data(faces): return load_data(make_table([faces/'real'], [faces/'fake']), 32)

@@ -12,8 +12,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from deepfake_nb.backbones import create_model
 from deepfake_nb.cnns import prob_fake,unit_range
+from deepfake_nb.core import InputError
 from deepfake_nb.metrics import auc
 from deepfake_nb.onnx_export import write_onnx
+from deepfake_nb.patches import PATCH,draw_patches,fit_patches,noise_maps,patch_map,splice_score,triplet_loss
 from deepfake_nb.portraits import draw_portrait
 from deepfake_nb.residuals import N_NOISE,SQUARE,residual_features
 from deepfake_nb.twostream import FusedHead,ResidualStream,out_of_fold
@@ -21,10 +23,10 @@ from deepfake_nb.twostream import FusedHead,ResidualStream,out_of_fold
 def area(y, logits): return auc(y, 1/(1+np.exp(-np.asarray(logits, float))))
 
 def pictures(size, n=6, seed=0):
-    "Noise, dark noise, slopes, a flat one, a drawing, and pixels that are black or white"
+    "Noise, dark grey noise (whose residuals lie halfway between steps), slopes, a flat one, a drawing, black or white"
     rng = np.random.default_rng(seed)
     noise = rng.integers(0, 256, (n,size,size,3), np.uint8)
-    noise[1] //= 16
+    noise[1] = noise[1,...,:1]//16
     noise[2] = (np.arange(size)[:,None,None]//3+noise[2]//64).astype(np.uint8)
     noise[3] = 7
     noise[4] = np.array(draw_portrait(seed, size)) if size>=8 else 9
@@ -195,3 +197,85 @@ def test_exported(model, tmp_path):
     with torch.no_grad(): p = prob_fake(model(unit_range(torch.from_numpy(px)))).numpy()
     assert p.std() > .01
     for o in (px,px[:1],px[:3]): np.testing.assert_allclose(session.run(None, {'pixels':o})[0], p[:len(o)], atol=1e-4)
+
+# --- the patch stream
+
+def photograph(rng, size=128, noise=None):
+    "A smooth picture with noise of its own strength; `noise` for another one"
+    y,x = np.mgrid[:size,:size]/size
+    smooth = 128+50*np.sin(2*np.pi*(rng.uniform(.5, 2)*x+rng.uniform(.5, 2)*y+rng.uniform()))
+    return (smooth[...,None]+rng.normal(0, noise or rng.uniform(1, 12), (size,size,3))).clip(0, 255).astype(np.uint8)
+
+def album(n, seed=0, **kw):
+    rng = np.random.default_rng(seed)
+    return np.stack([photograph(rng, **kw) for _ in range(n)])
+
+@pytest.fixture(scope='module')
+def net(): return fit_patches(album(24), steps=60)
+
+def test_patches_of_one_photograph_lie_together(net):
+    px,rng = album(40, 1),np.random.default_rng(0)
+    with torch.no_grad():
+        a,b = (net(unit_range(torch.from_numpy(draw_patches(px, np.arange(40), rng)))).flatten(1) for _ in range(2))
+        loss = triplet_loss(a, b)
+    same,other = (a-b).norm(dim=1),(a-b.roll(1, 0)).norm(dim=1)
+    assert float((same[:,None]<other).float().mean()) > .75 and loss < np.log(40)-.3
+
+def test_a_patch_is_the_same_alone_and_in_its_picture(net):
+    x = unit_range(torch.from_numpy(album(2, 2)))
+    with torch.no_grad():
+        for stride in (16,8):
+            whole = net(x, stride)
+            assert whole.shape == (2,16,*((128-PATCH)//stride+1,)*2)
+            for i,j in ((0,0),(2,5),(6,6)):
+                y,z = i*stride,j*stride
+                torch.testing.assert_close(net(x[:,:,y:y+PATCH,z:z+PATCH])[:,:,0,0], whole[:,:,i,j], atol=1e-5, rtol=0)
+
+def test_all_filters_see_the_same_place():
+    x = torch.zeros(1, 3, 21, 21)
+    x[:,:,9,12] = 3/255
+    m = noise_maps(x)
+    assert m.shape == (1,12,17,17) and (m[0,:,7,10].abs()==1).all() and m.abs().max() == 1
+    assert all(torch.allclose(o, o.flip(0)) and torch.allclose(o, o.flip(1)) for o in m[0,:,3:12,6:15])
+
+def test_only_noise_is_seen(net):
+    "Neither brightness nor a slope of it changes the embedding"
+    px = album(1, 3, noise=4.)//2
+    ramp = np.arange(128, dtype=np.uint8)[None,:,None]//2*2
+    with torch.no_grad(): a,b,c = (net(unit_range(torch.from_numpy(o))) for o in (px,px+40,px//8*0+ramp))
+    torch.testing.assert_close(a, b, atol=1e-4, rtol=0)
+    assert (a-c).abs().max() > .05
+
+def test_other_noise_in_the_middle_is_found(net):
+    "Without a seam to see: the same smooth picture, with other noise in the middle; and where"
+    rng = np.random.default_rng(4)
+    mask = np.zeros((128,128,1)); mask[32:96,32:96] = 1
+    clean = np.stack([photograph(np.random.default_rng(i), noise=3.) for i in range(30)])
+    other = np.stack([photograph(np.random.default_rng(i), noise=9.) for i in range(30)])
+    mixed = np.where(mask==1, other, clean)
+    assert area(np.repeat([0,1], 30), np.concatenate([splice_score(net, clean),splice_score(net, mixed)])/10) > .9
+    m = patch_map(net, mixed[0])
+    assert m.shape == (7,7) and m[2:5,2:5].mean() > 2*m[[0,-1]].mean()
+    for i in (0,17,29): np.testing.assert_allclose(splice_score(net, mixed[i:i+1]), splice_score(net, mixed)[i:i+1], atol=1e-3)
+    assert len(splice_score(net, mixed[:0])) == 0
+
+def test_same_seed_same_patches(net):
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    again,other = fit_patches(album(24), steps=60),fit_patches(album(24), steps=60, seed=1)
+    assert torch.equal(torch.get_rng_state(), before), 'training disturbs the random numbers of the caller'
+    assert all(torch.equal(v, again.state_dict()[k]) for k,v in net.state_dict().items())
+    assert not torch.equal(net.out.weight, other.out.weight) and not net.training
+
+@pytest.mark.parametrize('bad,said', [
+    (np.zeros((4,64,64,3), np.uint8), '96 pixels or more'), (np.zeros((4,128,96,3), np.uint8), 'uint8 pixels'),
+    (np.zeros((4,128,128,3), np.float32), 'float32'), (np.zeros((128,128,3), np.uint8), 'uint8 pixels'), (np.zeros((1,128,128,3), np.uint8), '2 photographs')])
+def test_pictures_that_cannot_be_used(net, bad, said):
+    with pytest.raises(InputError, match=said) as e: fit_patches(bad, steps=1)
+    assert '\n' not in str(e.value)
+    if '2 photographs' not in said:
+        with pytest.raises(InputError): splice_score(net, bad)
+
+def test_a_flat_picture_has_a_finite_score(net):
+    px = np.stack([np.full((128,128,3), o, np.uint8) for o in (0,7,255)])
+    assert np.isfinite(splice_score(net, px)).all() and np.abs(splice_score(net, px)).max() < 1e-3
