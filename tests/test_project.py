@@ -86,7 +86,7 @@ def test_wheel_is_whole(copy):
     wheel = ZipFile(next((copy/'dist').glob('*.whl')))
     files = {o for o in wheel.namelist() if '.dist-info/' not in o}
     package = {f'{PACKAGE}/__init__.py', f'{PACKAGE}/_modidx.py', *(f'{PACKAGE}/{exports(o)}.py' for o in NBS if exports(o))}
-    assert files == package | {str(o.relative_to(ROOT)) for pattern in ('*.safetensors','ready.*','templates/*') for o in (ROOT/PACKAGE).glob(pattern)}
+    assert files == package | {str(o.relative_to(ROOT)) for pattern in ('*.safetensors','ready.*','where.onnx','where.json','where.md','templates/*') for o in (ROOT/PACKAGE).glob(pattern)}
     meta = email.message_from_bytes(wheel.read(next(o for o in wheel.namelist() if o.endswith('.dist-info/METADATA'))))
     needs = [Requirement(o) for o in meta.get_all('Requires-Dist')]
     assert {str(o) for o in needs if 'extra' not in str(o.marker)} == requirements('requirements')
