@@ -238,7 +238,7 @@ def boosted(
     model.head = Trees(model.head[0].num_features, **BOOSTERS[kind])
     return model
 
-MODEL_KINDS.update({k:partial(boosted, kind=k) for k in BOOSTERS})
+for k in BOOSTERS: MODEL_KINDS[k] = partial(boosted, kind=k)
 
 # %% ../nbs/25_boosting.ipynb #5be2b908
 def weighted_ap(
