@@ -37,9 +37,6 @@ from .tampering import jpeg,self_blend
 from .learner import fast_precision,precision_callbacks
 from .features import seed_everything
 
-# %% ../nbs/36_unet.ipynb #cbc1fe9b
-pass
-
 # %% ../nbs/36_unet.ipynb #0dedc484
 _ways = Image.BILINEAR,Image.BICUBIC,Image.LANCZOS
 

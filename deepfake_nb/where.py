@@ -25,9 +25,6 @@ from .faces import crop_faces
 from .scorers import onnx_function
 from .onnx_export import _compact,write_onnx
 
-# %% ../nbs/63_where.ipynb #f152dab2
-pass
-
 # %% ../nbs/63_where.ipynb #6d861def
 def map_score(
     maps:np.ndarray, # [n, size, size], probabilities of changed
