@@ -24,6 +24,15 @@ from deepfake_nb.video import find_media
 needs_ray = pytest.mark.skipif(find_spec('ray') is None, reason="Ray is not installed: pip install 'deepfake_nb[scale]'")
 needs_proc = pytest.mark.skipif(not Path('/proc/self/cmdline').exists(), reason='the processes of the workers are found in /proc')
 
+@pytest.fixture(autouse=True)
+def own_process(monkeypatch):
+    "A worker sets the threads of its process, which here is that of all tests"
+    import torch
+    before = torch.get_num_threads()
+    monkeypatch.setenv('ORT_INTRA_OP_NUM_THREADS', str(before))
+    yield
+    torch.set_num_threads(before)
+
 @pytest.fixture(scope='module')
 def pictures(faces, tmp_path_factory):
     "Forty pictures, a text and an empty file that call themselves pictures, and a name that is not UTF-8"
