@@ -25,6 +25,7 @@ Modules:
 - `deepfake_nb.images`: A picture: opened, upright, square
 - `deepfake_nb.learner`: Loss, precision, and the fastai learner
 - `deepfake_nb.linear`: Two small linear models on the pixels: one for the power spectrum, one for the noise
+- `deepfake_nb.maps`: The unfrozen stage without the layers that stay frozen
 - `deepfake_nb.metrics`: What a score is worth: is it right, does it rank, can its probabilities be believed
 - `deepfake_nb.onnx_export`: One file that needs no PyTorch
 - `deepfake_nb.paper`: A person's traits from one seed, and the paper to draw them on
@@ -32,6 +33,7 @@ Modules:
 - `deepfake_nb.patches`: Which patches come from the same photograph? A small network that learns this finds places that do not fit
 - `deepfake_nb.pixels`: Every file is read once: the pixel cache
 - `deepfake_nb.portraits`: Draw the portrait of a person, photograph it and save it as a JPEG
+- `deepfake_nb.processes`: Several processes that train one model, on several GPUs or machines
 - `deepfake_nb.report`: What a run found, for people: plots, a card, a page
 - `deepfake_nb.residuals`: The noise of a picture as 312 numbers: what is left without everything smooth, and how it repeats
 - `deepfake_nb.results`: All models in one table, and what the paper claims about them
@@ -63,6 +65,8 @@ __version__ = "0.1.0"
 import os as _os
 if 'OMP_WAIT_POLICY' not in _os.environ: _os.environ.setdefault('GOMP_SPINCOUNT', '1000')     # a thread that waits for another one soon sleeps, see the chapter on threads; read when torch is first imported
 _os.environ.setdefault('THP_MEM_ALLOC_ENABLE', '1')    # PyTorch's tensors in large memory pages: a forward pass on a CPU spends less time in the kernel; read when torch is first imported
+
+if 'WORLD_SIZE' in _os.environ: _os.environ.setdefault('TORCH_CPP_LOG_LEVEL', 'ERROR')      # a process that ends is told in one line, not in a page about sockets
 
 # No byte leaves this machine unasked: read by these libraries when they are first imported
 for _k,_v in dict(ORT_DISABLE_TELEMETRY='1', HF_HUB_DISABLE_TELEMETRY='1', GRADIO_ANALYTICS_ENABLED='False', DO_NOT_TRACK='1').items(): _os.environ.setdefault(_k, _v)

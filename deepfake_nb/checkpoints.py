@@ -25,6 +25,7 @@ from tqdm import tqdm
 from .core import InputError,atomic,number
 from .backbones import check_state
 from .settings import Settings
+from .processes import is_first
 from .features import PART_SECONDS,_read_tensors,_save_tensors,seed_everything
 
 # %% ../nbs/36_checkpoints.ipynb #d016465d
@@ -127,7 +128,8 @@ def save(self:Run,
     part:dict=None, # Unfinished epoch: `losses` [k, 2] (loss and size per batch), `rng_state`
     part_seconds:float=None, # How long the unfinished epoch has taken so far
 ):
-    "Write the checkpoint"
+    "Write the checkpoint, if this is the first process"
+    if not is_first(): return
     tensors = _pack(opt)
     groups = dict(model=self.model.state_dict(), best=self.best, part=part)
     for name,found in groups.items():
@@ -138,6 +140,12 @@ def save(self:Run,
         best_loss=self.best_loss if self.best else None,
         part_seconds=part_seconds)
     _save_tensors(self.file, tensors, meta)
+
+@patch
+def write_history(self:Run):
+    "Write what is known of each epoch, if this is the first process"
+    if not is_first(): return
+    with atomic(self.folder/'history.csv') as p: pd.DataFrame(self.history).to_csv(p, index=False)
 
 @patch
 def load(self:Run):
@@ -263,7 +271,7 @@ def keep(self:KeepRun,
         run.best_loss = valid_loss
         run.best = {k:v.detach().cpu().clone() for k,v in run.model.state_dict().items()}
     run.save(self.opt)
-    with atomic(run.folder/'history.csv') as p: pd.DataFrame(run.history).to_csv(p, index=False)
+    run.write_history()
     losses = f"training loss {train_loss:.4f}, validation loss {valid_loss:.4f}"
     print(f"{name}: {losses}, {seconds:.1f} s", file=sys.stderr)
 

@@ -24,8 +24,9 @@ from .split import load_data,sample_table
 from .weights import MODELS
 from .settings import (
     Settings, _check_place, check_settings, describe_data, fill_settings, open_run, read_seeds)
+from .processes import in_turn,is_first,together,wait
 from .runs import train_model
-from .results import BASELINE,read_audit,write_metrics
+from .results import BASELINE,comparison_table,read_audit,write_metrics
 from .report import write_card,write_report
 
 # %% ../nbs/42_comparison.ipynb #664a6035
@@ -91,19 +92,46 @@ def _count_line(data, table, out):
     if not len(data.bad): return line
     return f"{line}; {len(data.bad)} files left out, see {out/'bad_files.csv'}"
 
+def _follow(data, out, settings):
+    "Train along with the first process, which opens the run, writes it and reports on it"
+    wait()
+    for m in _all_models(settings): train_model(m, data, out/m, settings)
+    wait()
+    return comparison_table(out)
+
+def _all_models(settings): return dict.fromkeys([*settings.models,BASELINE])
+
 def _run(table, out, settings, resume, log, audit):
     "Make, or go on with, the run of one seed; returns its comparison table"
-    data = _load(table, settings, settings.seed)
-    out = open_run(out, settings, resume)
+    data = in_turn(lambda: _load(table, settings, settings.seed))
+    if not is_first(): return _follow(data, out, settings)
+    open_run(out, settings, resume)
     with locked(out/'config.json'):
         _write_data(data, out)
         _write_audit(out, audit, table)
         log(_count_line(data, table, out))
-        for m in dict.fromkeys([*settings.models,BASELINE]):
+        wait()
+        for m in _all_models(settings):
             train_model(m, data, out/m, settings)
             if not (out/m/'metrics.json').exists(): write_metrics(out/m)
             write_card(out/m)
-        return write_report(out)
+        found = write_report(out)
+    wait()
+    return found
+
+def _run_seeds(table, out, settings, resume, log, audit):
+    "Make, or go on with, a run for each seed; returns the table over all of them"
+    # bad data is told before anything is written
+    in_turn(lambda: _load(table, settings, settings.seeds[0]))
+    if is_first():
+        open_run(out, settings, resume)
+        audit = _write_audit(out, audit, table)
+    for s in settings.seeds:
+        alone = replace(settings, seed=s, seeds=None)
+        _run(table, out/f'seed{s}', alone, resume, lambda o, s=s: log(f'seed {s}: {o}'), audit)
+    if is_first(): write_report(out)
+    wait()
+    return comparison_table(out)
 
 def compare(
     table:pd.DataFrame, # As `make_table` gives it
@@ -117,14 +145,8 @@ def compare(
     check_settings(settings)
     _check_place(out, table)
     if audit is True: audit = partial(audit_first, equalise=settings.equalise, log=log)
-    if not settings.seeds: return _run(table, out, settings, resume, log, audit)
-    _load(table, settings, settings.seeds[0])     # bad data is told before anything is written
-    out = open_run(out, settings, resume)
-    audit = _write_audit(out, audit, table)
-    for s in settings.seeds:
-        alone = replace(settings, seed=s, seeds=None)
-        _run(table, out/f'seed{s}', alone, resume, lambda o, s=s: log(f'seed {s}: {o}'), audit)
-    return write_report(out)
+    run = _run_seeds if settings.seeds else _run
+    with together(): return run(table, Path(out), settings, resume, log, audit)
 
 # %% ../nbs/42_comparison.ipynb #1bfac9f6
 EXAMPLE = Settings(size=64, batch_size=32, epochs=3, n_per_class=1000, weights='none',

@@ -12,7 +12,7 @@ __all__ = ['PART_SECONDS', 'cached_features', 'seed_everything', 'Features', 'fr
 # %% ../nbs/34_features.ipynb #e8196e33
 import hashlib,json,os,random,sys,time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass,replace
 from pathlib import Path
 
 import timm
@@ -33,6 +33,7 @@ from .loaders import BatchLoader,mirror
 from .backbones import FaceNet,channels_last
 from .settings import Settings
 from .threads import settled
+from .processes import join_rows,n_processes,rank
 from .learner import _learner,autocast
 
 # %% ../nbs/34_features.ipynb #912acad6
@@ -160,7 +161,7 @@ def _read_parts(folder, n):
 
 @patch
 @torch.no_grad()
-def see(self:Features,
+def see_alone(self:Features,
     split:str, # 'train', 'valid' or 'test'
     augment=None, # uint8 tensor [3, size, size] -> the same, not random; None for no change
 )->Tensor: # float32 [n, width], on the device
@@ -187,6 +188,27 @@ def see(self:Features,
         at,new = time.perf_counter(),[]
     if folder: used(folder)
     return torch.cat(parts).to(self.device)
+
+# %% ../nbs/34_features.ipynb #b4bc10d1
+def _own_rows(n, step):
+    "Which of `n` rows this process sees: whole batches of `step`, the last ones shorter"
+    each = -(-n//(step*n_processes()))*step
+    return slice(min(n, rank()*each), min(n, (rank()+1)*each))
+
+@patch
+def see(self:Features,
+    split:str, # 'train', 'valid' or 'test'
+    augment=None, # uint8 tensor [3, size, size] -> the same, not random; None for no change
+)->Tensor: # float32 [n, width], on the device
+    "The features of one view of a split, by the work of all processes"
+    if n_processes()==1: return self.see_alone(split, augment)
+    table = self.data.table
+    all_rows = self.data.rows(split)
+    mine = _own_rows(len(all_rows), self.batch_size)
+    # a process without rows sees the first one, which is not used
+    chosen = all_rows[mine] if len(all_rows[mine]) else all_rows[:1]
+    own = replace(self, data=replace(self.data, table=table.loc[chosen]))
+    return join_rows(own.see_alone(split, augment), mine, len(all_rows))
 
 # %% ../nbs/34_features.ipynb #3575c47c
 def _feature_loader(x, y, batch_size, shuffle, device):
@@ -232,4 +254,5 @@ def head_learner(
     x_valid = features.see('valid')
     train = _feature_loader(torch.cat(seen), y.repeat(len(seen)), batch_size, True, device)
     valid = _feature_loader(x_valid, y_valid, batch_size, False, device)
-    return _learner(DataLoaders(train, valid, device=device), model.head, rules, 'float32')
+    dls = DataLoaders(train, valid, device=device)
+    return _learner(dls, model.head, rules, 'float32', share=False)     # a moment's work

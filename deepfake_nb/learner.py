@@ -31,6 +31,7 @@ from .cnns import fake_logit
 from .backbones import FaceNet,channels_last,stages
 from .settings import Recipe,Settings
 from .threads import FreeThreads
+from .processes import ShareBatches,n_processes
 
 # %% ../nbs/33_learner.ipynb #1cce8979
 class NLLoss(nn.Module):
@@ -126,9 +127,10 @@ def precision_callbacks(
     "Make the callbacks with which a learner computes in `precision`"
     return [o() for o in dict(bf16=[BFloat16], fp16=[MixedPrecision]).get(precision, [])]
 
-def _learner(dls, model, rules, precision):
-    "Make a learner over any batches"
+def _learner(dls, model, rules, precision, share=True):
+    "Make a learner over any batches, which several processes share unless told not to"
     cbs = [*precision_callbacks(precision),FreeThreads()]
+    if share and n_processes()>1: cbs.append(ShareBatches())
     if rules.grad_clip: cbs.append(GradientClip(rules.grad_clip))
     channels_last(model, dls.device)
     # fused: all weights in one pass, where fastai's own optimizer makes six

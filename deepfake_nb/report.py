@@ -30,6 +30,7 @@ from deepfake_nb.core import (
 from .sources import LABELS
 from .metrics import plot_reliability,plot_roc
 from .settings import read_settings
+from .processes import n_processes
 from .results import (
     BASELINE, _uncalibrated, check_baseline, check_claims, comparison_table, lead, model_gap,
     networks, read_audit, read_metrics, read_predictions, run_folders, weights_note)
@@ -189,7 +190,7 @@ def environment()->dict: # Text and whole numbers; None for a package that is no
     device = gpu or ('mps' if torch.backends.mps.is_available() else 'cpu')
     return dict(python=platform.python_version(), **found, deepfake_nb=deepfake_nb.__version__,
         system=platform.platform(), cpu=_cpu(), cores=os.cpu_count(), device=device,
-        threads=torch.get_num_threads())
+        threads=torch.get_num_threads(), processes=n_processes())
 
 def _command(args, paths):
     "The command line; of an absolute path where none of the pictures `paths` lies, only the name"

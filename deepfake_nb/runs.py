@@ -34,10 +34,12 @@ from .backbones import (
 from .tampering import blended_data
 from .settings import Settings,_fix_run,read_config
 from .threads import settled
+from .processes import is_first,share_weights,shared,wait
 from .learner import (
     NLLoss, _learner, batch_accuracy, fast_precision, fit_batch_size, param_groups)
 from .features import (
     _read_tensors, _save_tensors, cached_features, frozen_features, head_learner, seed_everything)
+from .maps import map_learner
 from .checkpoints import Bar,KeepRun,Run,_unpack
 
 # %% ../nbs/37_runs.ipynb #b364c2c6
@@ -72,6 +74,15 @@ def stage_plan(
     return {k:v for k,v in plan.items() if v}
 
 # %% ../nbs/37_runs.ipynb #3b8295fa
+def _whole_learner(run, data, device):
+    "The learner of all layers, those that stay frozen included"
+    model,rules = run.model,run.settings.rules
+    augment = augmentation if rules.augment else None
+    if _from_scratch(model, rules):
+        rules,augment = replace(rules, min_steps=25, label_smoothing=0.),flip
+    dls = data.dls(fit_batch_size(rules, data, run.settings.batch_size), augment, device)
+    return _learner(dls, model, rules, run.config['precision'])
+
 def _stage_learner(run, data, stage, device):
     "The learner of a stage, and the learning rates of its parameter groups"
     model,rules,precision = run.model,run.settings.rules,run.config['precision']
@@ -79,15 +90,13 @@ def _stage_learner(run, data, stage, device):
         model.freeze()
         cache = cache_dir()/'features'
         return head_learner(data, model, run.settings, device, precision, cache),[rules.lr_head]
+    learn = None
     if stage=='unfrozen':
         is_pretrained = run.config['weights']!='none'
         model.unfreeze(rules.unfreeze_frac, keep_stats=is_pretrained)
-    augment = augmentation if rules.augment else None
-    if _from_scratch(model, rules):
-        rules,augment = replace(rules, min_steps=25, label_smoothing=0.),flip
-    dls = data.dls(fit_batch_size(rules, data, run.settings.batch_size), augment, device)
-    learn = _learner(dls, model, rules, precision)
+        learn = map_learner(data, model, run.settings, device, precision)
     n = len(param_groups(model))
+    learn = learn or _whole_learner(run, data, device)
     if stage=='whole': return learn,[rules.lr_cnn]*n
     return learn,[rules.lr_top*rules.lr_decay**(n-1-i) for i in range(n)]
 
@@ -134,13 +143,14 @@ def fit_once(
     x,x_valid = (_frozen(run, data, o, device) for o in ('train','valid'))
     y,y_valid = (torch.as_tensor(data.labels(o), device=device) for o in ('train','valid'))
     _one_step(model)(x, data.labels('train'))
+    share_weights(model)
     logits,loss = model.head.eval()(x_valid),NLLoss()
     train_loss,valid_loss = float(loss(model.head(x), y)),float(loss(logits, y_valid))
     accuracy,seconds = float(batch_accuracy(logits, y_valid)),time.perf_counter()-start
     run.history = [dict(
         stage='fit', epoch=1, train_loss=train_loss,
         valid_loss=valid_loss, valid_accuracy=accuracy, seconds=seconds)]
-    with atomic(run.folder/'history.csv') as p: pd.DataFrame(run.history).to_csv(p, index=False)
+    run.write_history()
     losses = f"training loss {train_loss:.4f}, validation loss {valid_loss:.4f}"
     print(f"{run.config['model']}: {losses}, {seconds:.1f} s", file=sys.stderr)
 
@@ -158,7 +168,7 @@ def predict_split(
     channels_last(model, device).eval()
     loader = data.loader(split, batch_size, device=device)
     batches = settled(loader, device)
-    p = torch.cat([prob_fake(model(x)).cpu() for x,_ in batches]).numpy()
+    with shared(model): p = torch.cat([prob_fake(model(x)).cpu() for x,_ in batches]).numpy()
     if not ((p>=0) & (p<=1)).all():
         raise InputError(
             "the model answers with numbers that are not finite: "
@@ -213,6 +223,7 @@ def _finish(run, data, device):
     _calibrate(run, data, device)
     preds = _predictions(run.model, data, run.settings.batch_size, device)
     run.config |= {**_pace(run, data), **_thresholds(preds)}
+    if not is_first(): return
     write_json(run.folder/'config.json', run.config)
     _save_tensors(run.folder/'model.safetensors', run.model.state_dict())
     write_table(run.folder/'predictions.csv', preds)     # names need not be UTF-8
@@ -268,6 +279,7 @@ def train_model(
     if name.startswith('sbi:'): data = blended_data(data, settings.seed)
     run = _new_run(name, data, folder, settings, device)
     run.load()
+    wait()              # all have read the checkpoint before the first process writes a new one
     for stage,n in run.config['plan'].items():
         if stage=='fit': fit_once(run, data, device)
         elif run.done(stage)<n: fit_stage(run, data, stage, n, device)

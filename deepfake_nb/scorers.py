@@ -71,15 +71,6 @@ def prepare_pixels(
     return squish(img, size, resample)
 
 # %% ../nbs/52_scorers.ipynb #116da00b
-def _trace(model):
-    "Trace `model` into a graph in which every convolution and batch norm is one node"
-    from torch import fx,nn
-    class Tracer(fx.Tracer):
-        "Keep convolutions and batch norms whole, subclasses included"
-        def is_leaf_module(self, m, name):
-            return isinstance(m, (nn.Conv2d,nn.BatchNorm2d)) or super().is_leaf_module(m, name)
-    return fx.GraphModule(model, Tracer().trace(model))
-
 def _fold(net):
     "Fold each batch norm of the graph `net` into the convolution before it, in place"
     from torch import nn
@@ -100,9 +91,10 @@ def fold_batchnorm(
 ): # A module that computes the same; `model` itself if folding is not possible
     "Fold every batch norm into the convolution before it"
     import torch
+    from deepfake_nb.maps import trace
     x = torch.rand(1, 3, size, size)
     try:
-        net = _trace(model)
+        net = trace(model)
         _fold(net)
         with torch.inference_mode(): same = torch.allclose(net(x), model(x), 1e-3, 1e-3)
         return net if same else model
