@@ -46,12 +46,13 @@ Modules:
 - `deepfake_nb.signals`: Several kinds of evidence about one picture, side by side
 - `deepfake_nb.sources`: Folders, CelebA, CSVs: every layout becomes one table
 - `deepfake_nb.spectrum`: The baseline that never looks at a face: rings of the power spectrum, and a logistic regression
-- `deepfake_nb.speed`: How fast we read images and train, next to fastai and torchvision
+- `deepfake_nb.speed`: How fast we read images, next to fastai and torchvision
 - `deepfake_nb.split`: What must stay together, the split, and the data set
 - `deepfake_nb.tables`: Predictions for many pictures in one CSV file, and scores on pictures of known class
 - `deepfake_nb.tampering`: Photographs that we change ourselves, with a mask that says where
 - `deepfake_nb.threads`: How many threads compute, on a machine that other programs use too
 - `deepfake_nb.timing`: How we time two ways of doing the same job side by side
+- `deepfake_nb.training_speed`: How fast we train, next to fastai
 - `deepfake_nb.twostream`: A backbone sees the face, fixed filters see the noise, and one logistic regression weighs both
 - `deepfake_nb.unet`: A small U-Net that marks where a face was changed, trained on photographs alone
 - `deepfake_nb.uploads`: Files that strangers send, and who may send them

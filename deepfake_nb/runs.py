@@ -23,7 +23,7 @@ from scipy.special import logit
 from torch import Tensor,nn
 
 import deepfake_nb
-from .core import InputError,atomic,cache_dir,write_json,write_table
+from .core import InputError,cache_dir,write_json,write_table
 from .split import FaceData
 from .loaders import augmentation,flip
 from .calibration import choose_thresholds,fit_temperature
