@@ -636,6 +636,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'deepfake_nb.onnx_export._sign': ('onnx.html#_sign', 'deepfake_nb/onnx_export.py'),
                                          'deepfake_nb.onnx_export._stored': ('onnx.html#_stored', 'deepfake_nb/onnx_export.py'),
                                          'deepfake_nb.onnx_export._whole': ('onnx.html#_whole', 'deepfake_nb/onnx_export.py'),
+                                         'deepfake_nb.onnx_export._with_int8': ('onnx.html#_with_int8', 'deepfake_nb/onnx_export.py'),
                                          'deepfake_nb.onnx_export.export': ('onnx.html#export', 'deepfake_nb/onnx_export.py'),
                                          'deepfake_nb.onnx_export.export_text': ('onnx.html#export_text', 'deepfake_nb/onnx_export.py'),
                                          'deepfake_nb.onnx_export.largest_gap': ('onnx.html#largest_gap', 'deepfake_nb/onnx_export.py'),

@@ -246,6 +246,18 @@ def test_int8_says_what_it_costs(trained, tmp_path):
     assert set(cost) == {'largest_gap','int8_gap','auc','auc_int8'} and 0<cost['int8_gap']<.5
     assert (tmp_path/'q.onnx').stat().st_size < .5*(trained/'cnn2'/'model.safetensors').stat().st_size and os.listdir(tmp_path) == ['q.onnx']
 
+@pytest.mark.parametrize('max_loss,kept', [(1,False),(-2,True)])
+def test_int8_keeps_the_first_convolutions_if_the_auc_falls(trained, tmp_path, monkeypatch, max_loss, kept):
+    import onnx
+    monkeypatch.setattr(onnx_export, 'MAX_LOSS', max_loss)
+    cost = export(trained/'cnn2', tmp_path/'q.onnx', int8=True)
+    nodes = onnx.load(str(tmp_path/'q.onnx')).graph.node
+    made = {o:n for n in nodes for o in n.output}
+    def whole(n): return all(i in made and made[i].op_type=='DequantizeLinear' for i in n.input[:2])
+    convs = [whole(n) for n in nodes if n.op_type=='Conv']
+    assert convs == [not kept]*2        # cnn2 has two convolutions
+    assert all(whole(n) for n in nodes if n.op_type=='Gemm') and 0<=cost['auc_int8']<=1
+
 # --- tables
 
 class Stop(Exception): pass
