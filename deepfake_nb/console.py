@@ -12,6 +12,7 @@ __all__ = ['Real', 'Fake', 'Data', 'RunFolder', 'Json', 'Model', 'log', 'print_j
 
 # %% ../nbs/67_console.ipynb #cd6dd552
 import json,sys,warnings
+from glob import glob
 from pathlib import Path
 from typing import Annotated,Optional
 
@@ -72,6 +73,12 @@ def quiet():
     for o in (sys.stdout,sys.stderr):      # a name that the terminal cannot show is written out
         if hasattr(o, 'reconfigure'): o.reconfigure(errors='backslashreplace')
 
+# %% ../nbs/67_console.ipynb #a3d13b4e
+def _wildcards(args):
+    "Replace each argument with `*` or `?` by the files that it matches, if there are any"
+    def files(arg): return sorted(glob(arg.replace('[', '[[]')))
+    return [o for arg in args for o in files(arg) or [arg]]
+
 # %% ../nbs/67_console.ipynb #0fb0b45e
 def run_command(
     app, # A Typer application
@@ -79,6 +86,7 @@ def run_command(
 )->int: # The exit code
     "Run a command; what the user can fix, and Ctrl-C, become one line, other errors are raised"
     quiet()
+    if sys.platform=='win32': args = _wildcards(args)
     try:
         code = app(args or ['--help'], standalone_mode=False) or 0
         return interrupted() if code==130 else code     # how Typer says Ctrl-C

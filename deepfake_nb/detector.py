@@ -124,8 +124,7 @@ class Detector:
         "The parts of `item` that are to be scored; a `ValueError` if no wanted face is found"
         if not self.finds(faces): return [(None,self.prepare(item))]
         img = open_item(item)
-        found = crop_faces(img)
-        if not found: raise ValueError("no face found")
+        if not (found := crop_faces(img)): raise ValueError("no face found")
         again = img if hasattr(item, 'read') else item      # an open file was read to its end
         return [(box,self.prepare(again if box is None else crop)) for box,crop in found]
 
@@ -161,8 +160,7 @@ class Detector:
     )->Prediction: # With an error if `p` is no probability
         "Turn a probability into a verdict"
         if not -1e-6<=p<=1+1e-6:
-            why = 'the model answers with no probability'
-            return Prediction(error=why, model=self.name, **kw)
+            return Prediction(error='the model answers with no probability', model=self.name, **kw)
         p = min(max(float(p), 0.), 1.)      # rounding may lead a little beyond 0 or 1
         low,high = thresholds(self.config)
         a = Prediction(prob_fake=p, verdict=verdict(p, high, low), model=self.name, **kw)
@@ -175,10 +173,15 @@ def in_batches(
     batch_size:int, # Items in a batch; the last one may be smaller
     f, # Applied to every item, in threads
 ): # Yields a list of (item, result) for each batch
-    "Apply `f` to `batch_size` items at a time"
-    items = iter(items)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        while batch := list(islice(items, batch_size)): yield list(zip(batch, pool.map(f, batch)))
+    "Apply `f` to `batch_size` items at a time, and to the next ones while the caller is busy"
+    items,pool = iter(items),ThreadPoolExecutor(os.cpu_count())
+    def begin(): return zip(batch := list(islice(items, batch_size)), pool.map(f, batch))
+    try:
+        begun = begin()
+        while done := list(begun):
+            begun = begin()
+            yield done
+    finally: pool.shutdown(cancel_futures=True)
 
 # %% ../nbs/53_detector.ipynb #a1684c03
 def _path(item):
@@ -199,9 +202,8 @@ def _pictures(self:Detector, items, batch_size, faces):
         readable = [found for _,found in batch if isinstance(found, list)]
         probs = iter(self.scores([pixels for found in readable for _,pixels in found]))
         for item,found in batch:
-            path = _path(item)
-            if not isinstance(found, list): yield [Prediction(path, error=str(found))]
-            else: yield [self.answer(next(probs), self.state(pixels), path=path, box=box)
+            if not isinstance(found, list): yield [Prediction(_path(item), error=str(found))]
+            else: yield [self.answer(next(probs), self.state(pixels), path=_path(item), box=box)
                 for box,pixels in found]
 
 # %% ../nbs/53_detector.ipynb #15c1a4d6

@@ -11,6 +11,7 @@ __all__ = ['stage_plan', 'fit_stage', 'fit_once', 'predict_split', 'finished', '
 
 # %% ../nbs/37_runs.ipynb #8bdded48
 import sys,time
+from contextlib import contextmanager
 from dataclasses import asdict,replace
 from functools import partial
 from pathlib import Path
@@ -263,6 +264,15 @@ def _new_run(name, data, folder, settings, device):
         params=count_params(model)[0], equalise=data.equalise, version=deepfake_nb.__version__)
     return Run(folder, model, {**config, **model.built}, settings)
 
+@contextmanager
+def _enough_memory(name, settings, device):
+    "Turn an error of a GPU whose memory is full into one line"
+    try: yield
+    except RuntimeError as e:           # Apple's MPS has no error of its own for that
+        if 'out of memory' not in str(e): raise
+        raise InputError(f"the memory of {str(device)!r} is full: {name} needs a smaller "
+            f"--batch-size than {settings.batch_size}, and another --out") from e
+
 def train_model(
     name:str, # One of `MODELS`, or a name of timm's
     data:FaceData, # Images and labels
@@ -280,10 +290,11 @@ def train_model(
     run = _new_run(name, data, folder, settings, device)
     run.load()
     wait()              # all have read the checkpoint before the first process writes a new one
-    for stage,n in run.config['plan'].items():
-        if stage=='fit': fit_once(run, data, device)
-        elif run.done(stage)<n: fit_stage(run, data, stage, n, device)
-    _finish(run, data, device)
+    with _enough_memory(name, settings, device):
+        for stage,n in run.config['plan'].items():
+            if stage=='fit': fit_once(run, data, device)
+            elif run.done(stage)<n: fit_stage(run, data, stage, n, device)
+        _finish(run, data, device)
     return run.config
 
 # %% ../nbs/37_runs.ipynb #86106a5c

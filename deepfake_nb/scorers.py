@@ -11,7 +11,8 @@ __all__ = ['PRECISIONS', 'MAX_ONNX', 'READY', 'READY_WORDS', 'scorer_config', 'i
            'fold_batchnorm', 'pick_device', 'torch_scorer', 'onnx_function', 'onnx_scorer']
 
 # %% ../nbs/52_scorers.ipynb #4297e75f
-import copy,hashlib,json,os
+import copy,hashlib,json,os,sys
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 
@@ -113,6 +114,34 @@ def pick_device(
     if (device.index or 0)<there.get(device.type, 0): return device
     raise InputError(f"no device {name!r} here: use {' or '.join(names)}")
 
+# %% ../nbs/52_scorers.ipynb #9f68aaa2
+class _Full(InputError):
+    "The memory of a device is full"
+
+@contextmanager
+def _one_line(device):
+    "Raise a `_Full` where PyTorch says that the memory of `device` is full"
+    import torch
+    try: yield
+    except RuntimeError as e:
+        if not isinstance(e, torch.OutOfMemoryError) and 'out of memory' not in str(e): raise
+        raise _Full(f"the memory of {str(device)!r} is full: "
+            "use --device cpu, or a smaller model") from e
+
+def _in_parts(compute):
+    "Make a function that calls `compute` with as many pictures at once as the memory can hold"
+    most = sys.maxsize
+    def score(pixels):
+        nonlocal most
+        if len(pixels)<=most:
+            try: return compute(pixels)
+            except _Full:
+                if len(pixels)<2: raise
+                most = min(most, len(pixels)//2)
+        n = most                # in the loop it may become smaller
+        return np.concatenate([score(pixels[i:i+n]) for i in range(0, len(pixels), n)])
+    return score
+
 # %% ../nbs/52_scorers.ipynb #8325ea46
 PRECISIONS = 'float32','bf16'
 
@@ -131,8 +160,8 @@ def torch_scorer(
     size:int, # Side of the square input, pixels
     precision:str='float32', # One of `PRECISIONS`; an `InputError` for anything else
     device=None, # Where to compute; where the model is, if not given
-): # A function from uint8 [n, size, size, 3] to float32 [n], the probabilities of fake
-    "Make a function that scores pixels with PyTorch"
+): # A function from uint8 [n, size, size, 3] to float32 [n]; an `InputError` if memory is full
+    "Make a function that scores pixels with PyTorch: probabilities of fake"
     if precision not in PRECISIONS:
         raise InputError(f"no precision {precision!r}: use {' or '.join(PRECISIONS)}")
     import torch
@@ -140,12 +169,12 @@ def torch_scorer(
     from deepfake_nb.cnns import unit_range
     from deepfake_nb.learner import autocast
     device = device or next(model.parameters()).device
-    net = _ready(model, size, precision, device)
-    def score(pixels):
-        with torch.inference_mode(), autocast(precision, device):
+    with _one_line(device): net = _ready(model, size, precision, device)
+    def compute(pixels):
+        with _one_line(device), torch.inference_mode(), autocast(precision, device):
             x = unit_range(torch.from_numpy(pixels).to(device))
             return prob_fake(net(x)).cpu().numpy()
-    return score
+    return _in_parts(compute)
 
 # %% ../nbs/52_scorers.ipynb #63fb8d6d
 _SUM = b'"sha256": "'
@@ -177,8 +206,11 @@ def _is_config(c):
     return isinstance(c, dict) and set(c)==set(tests) and all(f(c[k]) for k,f in tests.items())
 
 def _read_config(session, has_sum):
-    "The config in an ONNX file; a `ValueError` if `export` did not write it"
+    "The config in an ONNX file; an `InputError` for a map, a `ValueError` for anything else"
     config = json.loads(session.get_modelmeta().custom_metadata_map['deepfake_nb'])
+    if isinstance(config, dict) and 'map' in config:
+        raise InputError("draws maps of changes and is no detector: "
+            "give it to deepfake-nb where --model")
     if isinstance(config, dict) and (config.pop('sha256', None) is not None)!=has_sum:
         raise ValueError("its checksum")
     if isinstance(config, dict): config.setdefault('blind', None)   # a file may be older
@@ -214,7 +246,8 @@ def _read_onnx(path):
 
 def onnx_function(
     path:str|Path, # A file that this package wrote; an `InputError` for anything else
-    read_config=_read_config, # (session, has it a checksum?) -> the config; a `ValueError` if wrong
+    # (session, has it a checksum?) -> the config; an `InputError` says what else the file is
+    read_config=_read_config,
     shape=lambda n, c: (n,), # (pictures, config) -> the shape that an answer must have
 )->tuple: # (function from uint8 [n, size, size, 3] to float32 of that shape, the config)
     "Make a function of the network in an ONNX file"
@@ -228,6 +261,7 @@ def onnx_function(
         raise InputError(f"{str(path)!r} is an ONNX model of something else: "
             "make one with deepfake-nb export")
     try: config = read_config(session, has_sum)
+    except InputError as e: raise InputError(f"{str(path)!r} {e}") from None
     except (ValueError,TypeError,RecursionError) as e: raise damaged from e
     def answer(pixels):
         try: found = session.run(None, {'pixels':pixels})[0]

@@ -1,6 +1,6 @@
 """How fast we train, next to fastai
 
-Reading a picture takes little, as the last chapter, speed, has shown. Learning takes much more. This chapter times the stages of a training next to fastai: the frozen stage, in which only the head learns, the paper's second stage, in which a quarter of the backbone learns, and the case in which every layer learns. At the end another program disturbs us.
+Reading a picture takes little, as the last chapter, speed, has shown. Learning takes much more. This chapter times the stages of a training next to fastai: the frozen stage, in which only the head learns, the paper's second stage, in which a quarter of the backbone learns, and the case in which every layer learns. Then another program disturbs us, and at the end we count how long the whole paper takes.
 
 Speed must not change the result. So the rows also say by how much the losses differ from those of the slower way. The next chapter, benchmark, adds the finished detector and collects all rows."""
 
@@ -8,9 +8,11 @@ Speed must not change the result. So the rows also say by how much the losses di
 
 # %% auto #0
 __all__ = ['fastai_learner', 'frozen_stage', 'cache_gap', 'frozen_rows', 'bare_pass', 'bound_rows', 'quarter_learner', 'maps_gap',
-           'quarter_rows', 'unfrozen_learner', 'precision_losses', 'unfrozen_rows', 'beside_rows']
+           'quarter_rows', 'unfrozen_learner', 'precision_losses', 'unfrozen_rows', 'beside_rows', 'paper_seconds',
+           'paper_rows']
 
 # %% ../nbs/85_training_speed.ipynb #5a488c8c
+import time
 from contextlib import redirect_stderr
 from io import StringIO
 from pathlib import Path
@@ -18,22 +20,25 @@ from tempfile import TemporaryDirectory
 
 import torch
 import numpy as np
+import pandas as pd
 from fastai.learner import Learner
 from fastai.torch_core import default_device
 from fastai.vision.all import accuracy as fastai_accuracy,vision_learner
+from safetensors.torch import save_file
 from torch import nn
 
 from .sources import make_table
 from .split import FaceData,load_data
-from .weights import timm_name
-from .backbones import create_model,stages
+from .weights import _wanted_tags,timm_name
+from .backbones import create_model,make_backbone,stages
 from .settings import Settings
 from .threads import busy_programs
 from .learner import autocast,face_learner,fast_precision
 from .features import cached_features,head_learner,seed_everything
 from .maps import map_learner
-from .timing import Amount,other_process,row,take_turns,turns_row
-from .speed import fastai_loaders
+from .runs import train_model
+from .timing import Amount,make_files,other_process,row,take_turns,turns_row
+from .speed import fastai_loaders,r2
 
 # %% ../nbs/85_training_speed.ipynb #5b2c648d
 def fastai_learner(
@@ -176,15 +181,14 @@ def maps_gap(
     data:FaceData, # Images
     name:str, # Name of a model
     batch_size:int, # Images per batch
-    epochs:int=2, # Epochs of the stage
 )->float: # Largest difference of a training or validation loss
-    "Compare the losses of the second stage with and without the maps, from one seed"
+    "Compare the losses of two epochs of the second stage with and without the maps, from one seed"
     losses = []
     for maps in (True,False):
         learn = quarter_learner(data, name, batch_size, maps)
         seed_everything(1)
         learn.dls.train.rng.seed(1)
-        _quiet(learn, epochs, lr=1e-4)
+        _quiet(learn, 2, lr=1e-4)
         losses.append([[float(o) for o in v[:2]] for v in learn.recorder.values])
     return float(np.abs(np.subtract(*losses)).max())
 
@@ -302,3 +306,45 @@ def beside_rows(
         f'unfrozen epoch alone, against threads that spin, {name}', *np.median(alone, 0).tolist(),
         's', .95, 'what it costs alone that threads sleep while they wait')
     return [{**beside, 'peer':slower[1]},{**lone, 'ratio':ratio, 'met':ratio>=.95}]
+
+# %% ../nbs/85_training_speed.ipynb #ac958236
+def paper_seconds(
+    files:Path, # With {train,valid}/{real,fake}
+    names:list, # Models
+    size:int, # Input size, pixels
+    folder:Path, # Folder for weights, cache and runs
+    epochs:int=2, # Epochs of each stage that are run
+)->float: # Seconds
+    "Compute how long seven epochs of each stage of the recipe `paper` take, reading included"
+    settings = Settings(recipe='paper', size=size, frozen_epochs=epochs, epochs=epochs,
+        weights=str(folder/'weights'))
+    start = time.perf_counter()
+    data = load_data(make_table(data=files), size, resample=settings.rules.resample,
+        cache=folder/'cache')
+    total = time.perf_counter()-start
+    for o in names:
+        if o not in ('cnn1','cnn2'):
+            file = folder/'weights'/f'{_wanted_tags(o, folder, True)[0]}.safetensors'
+            file.parent.mkdir(exist_ok=True)
+            save_file(make_backbone(o, size)[0].state_dict(), file)
+        with redirect_stderr(StringIO()): c = train_model(o, data, folder/o, settings)
+        h = pd.read_csv(folder/o/'history.csv')
+        total += c['seconds']-h.seconds.sum()+7*h.groupby('stage').seconds.mean().sum()
+    return float(total)
+
+def paper_rows(
+    amount:Amount, # Models, size, and numbers of images
+    folder:Path, # Folder for the files
+)->list[dict]: # Two rows: hours for 20,000 images, and how straight the line is
+    "Compute how long the whole paper takes, from its time on fewer images"
+    names,secs = ['cnn1','cnn2',*amount.models],[]
+    for n in amount.counts:
+        with TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as d:
+            secs.append(paper_seconds(make_files(Path(d)/'files', n), names, amount.size, Path(d)))
+    slope,first = np.polyfit(amount.counts, secs, 1)
+    fit = r2(amount.counts, secs)
+    note = ', '.join(f'{n} images {s:.0f} s' for n,s in zip(amount.counts, secs))
+    hours = row(f'the paper: 20,000 images, {len(names)} models, 7 + 7 epochs, {amount.size} px',
+        float(first+2e4*slope)/3600, None, 'h', 3., f'along a straight line through {note}')
+    line = row('the paper: time against images: r2 of a straight line', fit, None, 'r2', .98, note)
+    return [hours,{**line, 'met':fit>=.98}]

@@ -69,8 +69,10 @@ def judge_maps(
 MAP = Path(str(files('deepfake_nb')/'where.onnx')) # Made by tools/where.py; its card is where.md
 
 def _read_map_config(session, has_sum):
-    "The config in the ONNX file of a map; a `ValueError` if `export_map` did not write it"
+    "The config in an ONNX file; an `InputError` for a detector, a `ValueError` if it is no map"
     config = json.loads(session.get_modelmeta().custom_metadata_map['deepfake_nb'])
+    if isinstance(config, dict) and 'classes' in config:
+        raise InputError("is a detector and draws no maps: give it to deepfake-nb predict --model")
     tests = dict(map=is_text, size=whole_number(16, 4096), threshold=number(0, 1), version=is_text)
     is_whole = has_sum and isinstance(config, dict) and set(config)=={*tests,'sha256'}
     if not is_whole or not all(f(config[k]) for k,f in tests.items()):

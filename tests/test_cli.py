@@ -197,3 +197,16 @@ def test_names_in_a_report_are_text(cli, faces, trained, tmp_path):
     shutil.copy(sorted((faces/'fake').rglob('*.jpg'))[0], tmp_path/'<img src=x onerror=alert(1)>.jpg')
     cli('predict', tmp_path, '--model', trained, '--report', tmp_path/'r.html')
     assert '<img' not in (tmp_path/'r.html').read_text(encoding='utf-8')
+
+def test_wildcards_are_expanded_on_windows_alone(cli, trained, faces, tmp_path, monkeypatch):
+    "cmd.exe leaves patterns to the command; a bracket there is a letter, and what matches nothing stays as it is"
+    jpeg = sorted((faces/'fake').rglob('*.jpg'))[0]
+    for o in ('b.jpg','a [1].jpg','c.png'): shutil.copy(jpeg, tmp_path/o)
+    ask = lambda *a: [Path(o['path']).name for o in json.loads(cli('predict', *a, '--model', trained/'cnn2', '--json')[1])]
+    monkeypatch.setattr(sys, 'platform', 'linux')
+    assert ask(tmp_path/'b.jpg', tmp_path/'*.jpg') == ['b.jpg','*.jpg']          # on Linux the shell has done that
+    monkeypatch.setattr(sys, 'platform', 'win32')
+    assert ask(tmp_path/'*.jpg') == ['a [1].jpg','b.jpg']
+    assert ask(tmp_path/'a [1].jpg', tmp_path/'?.png', tmp_path/'*.gif') == ['a [1].jpg','c.png','*.gif']
+    shutil.copy(jpeg, tmp_path/'a 1.jpg')
+    assert ask(tmp_path/'a [1].jpg') == ['a [1].jpg']

@@ -1,6 +1,7 @@
 "The detector: one answer for whatever comes, the same from every form of a model, and nothing lost on the way."
-import io,json,os,re,shutil,signal,subprocess,sys,weakref
+import io,json,os,re,shutil,signal,subprocess,sys,threading,time,weakref
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,7 @@ from deepfake_nb.video import frames
 from deepfake_nb.scorers import PRECISIONS,fold_batchnorm,onnx_scorer,torch_scorer
 from deepfake_nb.onnx_export import write_onnx,export,largest_gap
 from deepfake_nb.tables import FIELDS,_file_marks,evaluate,predict_csv,trained_on
-from deepfake_nb import detector as d, onnx_export
+from deepfake_nb import detector as d, onnx_export, scorers
 from deepfake_nb.core import InputError
 from deepfake_nb.portraits import draw_portrait
 from deepfake_nb.images import find_images
@@ -619,3 +620,101 @@ def test_devices(cli, trained, faces, onnx_file, monkeypatch):
     monkeypatch.setattr(d, 'torch_scorer', lambda model, size, precision, device: (lambda px: np.full(len(px), .5, np.float32)) if device.type=='meta' else None)
     det = d.Detector.load(trained/'cnn2')
     assert det.at_once == 256 and det.scores([np.zeros((32,32,3), np.uint8)]*3) == [.5]*3
+
+# --- batches, and the memory of a graphics card
+
+def test_the_next_batch_is_opened_meanwhile_and_no_third():
+    "In order, one batch ahead, and at no time more"
+    for n,size in ((0,3),(1,3),(3,3),(7,3),(7,1),(5,32)):
+        got = list(d.in_batches(iter(range(n)), size, lambda o: o*o))
+        assert [p for b in got for p in b] == [(o,o*o) for o in range(n)] and [len(b) for b in got] == [size]*(n//size)+[n%size]*(n%size>0)
+    started,taken = [],[]
+    def items():
+        for o in range(40): taken.append(o); yield o
+    for k,batch in enumerate(d.in_batches(items(), 4, started.append), 1):
+        end = time.time()+20
+        while len(started)<min(40, 4*(k+1)) and time.time()<end: time.sleep(.001)
+        time.sleep(.005)
+        assert len(taken) == len(started) == min(40, 4*(k+1))
+
+def test_an_error_belongs_to_its_batch_and_who_stops_is_not_kept_waiting():
+    started = []
+    def f(o):
+        started.append(o)
+        if o==5: raise InputError('the sixth')
+        return o
+    batches = d.in_batches(range(100), 4, f)
+    assert [o for o,_ in next(batches)] == [0,1,2,3]
+    with pytest.raises(InputError, match='the sixth'): next(batches)
+    assert max(started)<12 and list(batches) == []
+    go,begun = threading.Event(),[]
+    def slow(o):
+        begun.append(o)
+        if o>=64: go.wait(20)
+    batches = d.in_batches(range(1000), 64, slow)
+    next(batches)
+    threading.Timer(.2, go.set).start()
+    batches.close()
+    assert len(begun) <= 64+os.cpu_count(), 'what has not begun is called off'
+
+class Card:
+    "What a network of one weight needs to run on a card whose memory holds `most` pictures"
+    def __init__(self, most, error):
+        import torch
+        asked = self.asked = []
+        class Net(torch.nn.Module):
+            def __init__(self): super().__init__(); self.weight = torch.nn.Parameter(torch.ones(1))
+            def forward(self, x):
+                asked.append(len(x))
+                if len(x)>most: raise error
+                return x.mean((1,2,3))[:,None]*self.weight
+        self.net = Net().eval()
+
+def errors():
+    "What PyTorch raises on CUDA and on MPS when memory is full"
+    import torch
+    return torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2.00 GiB.'), RuntimeError('MPS backend out of memory (MPS allocated: 5.56 GB)'), torch.OutOfMemoryError()
+
+@pytest.mark.parametrize('kind', [0,1,2])
+def test_the_batch_fits_the_memory(kind):
+    "Halved until it fits, remembered, the same answers in the same order; CPU networks are asked once"
+    pixels = np.random.default_rng(0).integers(0, 256, (23,16,16,3), np.uint8)
+    whole,small = Card(99, None),Card(3, errors()[kind])
+    want = torch_scorer(whole.net, 16)(pixels)
+    assert whole.asked[-1:] == [23] and max(whole.asked[:-1], default=0)<=1            # one for the trace
+    score = torch_scorer(small.net, 16)
+    small.asked.clear()
+    assert score(pixels) == pytest.approx(want, abs=1e-6)
+    assert small.asked[:4] == [23,11,5,2] and max(small.asked[4:])==2
+    small.asked.clear()
+    for n in (23,2,1): assert score(pixels[:n]) == pytest.approx(want[:n], abs=1e-6)
+    assert max(small.asked)==2 and sum(small.asked)==26
+
+def test_a_full_memory_is_one_line(monkeypatch):
+    pixels = np.zeros((5,16,16,3), np.uint8)
+    for e in errors():
+        card = Card(0, e); score = torch_scorer(card.net, 16, device='cpu')
+        for _ in range(2):
+            with pytest.raises(InputError, match="memory of 'cpu' is full: use --device cpu, or a smaller model"): score(pixels)
+    with pytest.raises(RuntimeError, match='^a bug$'): torch_scorer(Card(0, RuntimeError('a bug')).net, 16)(pixels)
+    monkeypatch.setattr(scorers, '_ready', mock.Mock(side_effect=errors()[0]))
+    with pytest.raises(InputError, match='is full'): torch_scorer(card.net, 16)
+
+def test_nothing_of_a_try_that_failed_is_held():
+    "What a failed try has put on the card is gone before the next one begins"
+    import gc
+    class Tensor: pass
+    held = []
+    def compute(pixels):
+        assert not any(o() for o in held)
+        x = Tensor(); held.append(weakref.ref(x))
+        with scorers._one_line('cuda'):
+            if len(pixels)>1: raise errors()[0]
+        return np.zeros(len(pixels))
+    gc.disable()
+    try: assert len(scorers._in_parts(compute)(np.zeros((8,1)))) == 8
+    finally: gc.enable()
+
+def test_a_full_card_on_the_command_line(cli, trained, faces, monkeypatch):
+    monkeypatch.setattr(scorers, '_ready', mock.Mock(side_effect=errors()[0]))
+    refused(cli('predict', find_images(faces)[0], '--model', trained/'cnn2'), 'is full', '--device cpu')

@@ -139,8 +139,12 @@ def test_a_map_as_a_file(tmp_path, cli):
         with pytest.raises(InputError): read_map(tmp_path/o)
     from deepfake_nb.scorers import READY
     with pytest.raises(InputError): read_map(READY)
-    code,_,err = cli('predict', tmp_path/'map.onnx', '--model', tmp_path/'map.onnx')
-    assert code == 2 and err.count('\n') == 1
+    code,out,err = cli('predict', tmp_path/'map.onnx', '--model', tmp_path/'map.onnx')
+    assert code == 2 and err.count('\n') == 1 and out == '' and 'map.onnx' in err and 'draws maps of changes' in err and 'where --model' in err
+    code,out,err = cli('where', tmp_path/'map.onnx', '--model', READY)
+    assert code == 2 and err.count('\n') == 1 and out == '' and 'ready.onnx' in err and 'is a detector' in err and 'predict --model' in err
+    data = bytearray(READY.read_bytes()); data[len(data)//2] ^= 1; (tmp_path/'changed.onnx').write_bytes(data)
+    for o in ('where','predict'): assert 'damaged' in cli(o, tmp_path/'map.onnx', '--model', tmp_path/'changed.onnx')[2]
 
 @pytest.fixture
 def picture(tmp_path):
