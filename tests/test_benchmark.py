@@ -12,7 +12,9 @@ from PIL import Image
 
 from deepfake_nb.loaders import _release
 from deepfake_nb.timing import QUICK,link_files,machine,make_files,row,turns_row
-from deepfake_nb.speed import cache_gap,torchvision_loader
+from deepfake_nb import training_speed as ts
+from deepfake_nb.speed import torchvision_loader
+from deepfake_nb.training_speed import cache_gap
 from deepfake_nb import benchmark as bm
 from deepfake_nb.core import InputError
 from deepfake_nb.sources import make_table
@@ -179,3 +181,42 @@ def test_help_imports_nothing_heavy():
     code = "import sys; sys.argv=['deepfake-nb','benchmark','--help']\nfrom deepfake_nb.cli import main\ntry: main()\nexcept SystemExit: pass\nprint([o for o in ('torch','pandas','numpy','PIL','matplotlib') if o in sys.modules], file=sys.stderr)"
     r = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert r.stderr.strip().endswith('[]'), r.stderr
+
+# the peers do the same work
+
+@pytest.fixture
+def peers(files, monkeypatch):
+    "The learners of fastai that a function of the benchmark would time"
+    def find(rows):
+        seen = []
+        with monkeypatch.context() as m:
+            m.setattr(ts, '_quiet', lambda learn, *args, **kw: seen.append(learn))
+            m.setattr(ts, 'turns_row', lambda name, ours, peer, *args: peer() or {})
+            for o in ('cache_gap','maps_gap'): m.setattr(ts, o, lambda *args: 0.)
+            rows(files, QUICK)
+        return seen
+    return find
+
+def learning(body): return {k for k,p in body.named_parameters() if p.requires_grad}
+
+def test_the_frozen_peer_is_frozen(peers):
+    "As fastai freezes: all but batch norm"
+    for learn in peers(ts.frozen_rows):
+        kinds = {type(m).__name__ for m in learn.model[0].modules() for p in m.parameters(False) if p.requires_grad}
+        assert kinds=={'BatchNorm2d'}
+
+def test_the_peer_of_the_second_stage_learns_the_same_layers(peers, files):
+    learn, = peers(ts.quarter_rows)
+    ours = ts.quarter_learner(load_data(make_table(data=files), 64), 'resnet18', 8, maps=False)
+    assert learning(learn.model[0].model)==learning(ours.model.backbone)!=set()
+
+def test_seven_epochs_from_two(files, tmp_path, monkeypatch):
+    "What is done once counts once, and an epoch seven times"
+    def train(name, data, folder, settings):
+        folder.mkdir()
+        pd.DataFrame(dict(stage=['frozen','frozen','unfrozen','unfrozen'], seconds=[1,3,10,10])).to_csv(folder/'history.csv')
+        return dict(seconds=24+5)
+    monkeypatch.setattr(ts, 'train_model', train)
+    seconds = ts.paper_seconds(files, ['resnet18'], 64, tmp_path)
+    assert 5+7*(2+10) <= seconds < 5+7*(2+10)+30
+    assert len(list((tmp_path/'weights').glob('*.safetensors')))==1

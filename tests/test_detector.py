@@ -247,17 +247,53 @@ def test_int8_says_what_it_costs(trained, tmp_path):
     assert set(cost) == {'largest_gap','int8_gap','auc','auc_int8'} and 0<cost['int8_gap']<.5
     assert (tmp_path/'q.onnx').stat().st_size < .5*(trained/'cnn2'/'model.safetensors').stat().st_size and os.listdir(tmp_path) == ['q.onnx']
 
-@pytest.mark.parametrize('max_loss,kept', [(1,False),(-2,True)])
-def test_int8_keeps_the_first_convolutions_if_the_auc_falls(trained, tmp_path, monkeypatch, max_loss, kept):
+def test_shared_weights_do_not_hide_layers_from_int8(tmp_path):
+    "The exporter lets layers share equal biases through nodes that quantising does not see"
+    import onnx,torch
+    from deepfake_nb.onnx_export import _own_weights,_with_int8,write_onnx
+    torch.manual_seed(0)
+    conv = lambda n: torch.nn.Sequential(torch.nn.Conv2d(n, 8, 3, padding=1), torch.nn.ReLU())
+    net = torch.nn.Sequential(conv(3), conv(8), conv(8), conv(8), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(8, 1))
+    for m in net.modules():
+        if isinstance(m, torch.nn.Conv2d): torch.nn.init.zeros_(m.bias)
+    write_onnx(net.eval(), dict(size=16, model='m'), tmp_path/'a.onnx')
+    data = (tmp_path/'a.onnx').read_bytes()
+    shared = onnx.ModelProto.FromString(data)
+    assert any(n.op_type=='Identity' for n in shared.graph.node), 'else this test shows nothing'
+    _own_weights(shared)
+    onnx.checker.check_model(shared)
+    assert not any(n.op_type=='Identity' for n in shared.graph.node)
+    _with_int8(data, tmp_path/'q.onnx', np.zeros((8,16,16,3), np.uint8), ('Conv','Gemm'), 0)
+    nodes = onnx.load(tmp_path/'q.onnx').graph.node
+    made = {o:n.op_type for n in nodes for o in n.output}
+    convs = [n for n in nodes if n.op_type=='Conv']
+    assert len(convs)==4 and all(made.get(n.input[1])=='DequantizeLinear' for n in convs)
+
+def in_8_bits(file):
+    "Which convolutions and dense layers of an ONNX file compute in 8 bits"
     import onnx
-    monkeypatch.setattr(onnx_export, 'MAX_LOSS', max_loss)
-    cost = export(trained/'cnn2', tmp_path/'q.onnx', int8=True)
-    nodes = onnx.load(str(tmp_path/'q.onnx')).graph.node
+    nodes = onnx.load(str(file)).graph.node
     made = {o:n for n in nodes for o in n.output}
     def whole(n): return all(i in made and made[i].op_type=='DequantizeLinear' for i in n.input[:2])
-    convs = [whole(n) for n in nodes if n.op_type=='Conv']
-    assert convs == [not kept]*2        # cnn2 has two convolutions
-    assert all(whole(n) for n in nodes if n.op_type=='Gemm') and 0<=cost['auc_int8']<=1
+    return [[whole(n) for n in nodes if n.op_type==k] for k in ('Conv','Gemm')]
+
+def test_int8_keeps_layers_whole_if_the_auc_falls(trained, tmp_path, monkeypatch):
+    "The first plan that loses little; if none does, the one that loses least"
+    tried,write = [],onnx_export._with_int8
+    def note(data, path, pixels, kinds, n_first):
+        write(data, path, pixels, kinds, n_first)
+        tried.append(n_first)
+    monkeypatch.setattr(onnx_export, '_with_int8', note)
+    monkeypatch.setattr(onnx_export, 'MAX_LOSS', 1)
+    export(trained/'cnn2', tmp_path/'q.onnx', int8=True)
+    assert tried==[0] and in_8_bits(tmp_path/'q.onnx')==[[True]*2,[True]*2]
+    monkeypatch.setattr(onnx_export, 'MAX_LOSS', -2)
+    from deepfake_nb import metrics
+    aucs = iter([.9]+[.5]+[.9]+[.8]+[.9]+[.7])         # before and after, for each plan
+    monkeypatch.setattr(metrics, 'auc', lambda y, p: next(aucs))
+    cost = export(trained/'cnn2', tmp_path/'r.onnx', int8=True)
+    assert tried==[0,0,3,3] and cost['auc_int8']==.8
+    assert in_8_bits(tmp_path/'r.onnx')==[[False]*2,[True]*2]       # its three first convolutions are all it has
 
 # --- tables
 

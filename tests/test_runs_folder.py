@@ -153,3 +153,14 @@ def test_a_tie_is_called_fake_by_both_accuracies():
     from deepfake_nb import metrics
     y = np.array([0,1,1])
     assert float(batch_accuracy(torch.zeros(3,1), torch.tensor(y))) == pytest.approx(metrics.accuracy(y, np.full(3, .5)))
+
+@pytest.mark.parametrize('error', [torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2 GiB'), RuntimeError('MPS backend out of memory')])
+def test_a_full_card_is_one_line(data, tmp_path, monkeypatch, error):
+    from deepfake_nb import runs
+    def full(*args): raise error
+    monkeypatch.setattr(runs, 'fit_stage', full)
+    with pytest.raises(InputError, match="the memory of 'cpu' is full: cnn2 needs a smaller --batch-size than 16") as e:
+        train_model('cnn2', data, tmp_path/'m', Settings(epochs=1, batch_size=16), 'cpu')
+    assert len(str(e.value).splitlines())==1
+    error.args = 'shapes do not fit',
+    with pytest.raises(RuntimeError, match='shapes'): train_model('cnn2', data, tmp_path/'n', Settings(epochs=1, batch_size=16), 'cpu')
