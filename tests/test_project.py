@@ -63,7 +63,7 @@ def test_export_and_clean_change_nothing(copy):
 def test_every_module_comes_from_a_notebook():
     made = [exports(o) for o in NBS if exports(o)]
     assert len(made) == len(set(made)), 'two notebooks export to one module'
-    assert {o.stem for o in MODULES} == {*made, '__init__', '_modidx'}
+    assert {o.stem for o in MODULES} == {*made, '__init__', '__main__', '_modidx'}
 
 def test_readme_is_the_index():
     index,md = ROOT/'nbs'/'index.ipynb',ROOT/'README.md'
@@ -85,7 +85,7 @@ def test_wheel_is_whole(copy):
     run('python', '-m', 'build', '--wheel', '--no-isolation', cwd=copy)
     wheel = ZipFile(next((copy/'dist').glob('*.whl')))
     files = {o for o in wheel.namelist() if '.dist-info/' not in o}
-    package = {f'{PACKAGE}/__init__.py', f'{PACKAGE}/_modidx.py', *(f'{PACKAGE}/{exports(o)}.py' for o in NBS if exports(o))}
+    package = {*(f'{PACKAGE}/{o}.py' for o in ('__init__','__main__','_modidx')), *(f'{PACKAGE}/{exports(o)}.py' for o in NBS if exports(o))}
     assert files == package | {str(o.relative_to(ROOT)) for pattern in ('*.safetensors','ready.*','where.onnx','where.json','where.md','templates/*') for o in (ROOT/PACKAGE).glob(pattern)}
     meta = email.message_from_bytes(wheel.read(next(o for o in wheel.namelist() if o.endswith('.dist-info/METADATA'))))
     needs = [Requirement(o) for o in meta.get_all('Requires-Dist')]

@@ -52,7 +52,7 @@ def test_a_receipt_covers_the_whole_folder(trained):
     r = read_json(trained/'receipt.json')
     there = {o.relative_to(trained).as_posix() for o in trained.rglob('*') if o.is_file()}
     assert set(r['files']) == there-{'receipt.json'} and all(sha256(trained/k)==o for k,o in r['files'].items())
-    assert {'python','torch','torchvision','timm','fastai','numpy','Pillow','scikit-learn','deepfake_nb','system','cpu','cores','threads','device'} == set(r['environment'])
+    assert {'python','torch','torchvision','timm','fastai','numpy','Pillow','scikit-learn','deepfake_nb','system','cpu','cores','threads','processes','device'} == set(r['environment'])
     assert all(r['environment'].values()) and r['pictures']['n']==80 and r['seed']==0
     assert r['licences']['data']=='not stated' and set(r['licences']['weights'])=={'cnn2','resnet18','spectrum'}
     assert write_receipt(trained) == r, 'it says nothing of the time, so it can be written again'
