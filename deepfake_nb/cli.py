@@ -59,10 +59,10 @@ def compare(
     "Train all models on the same images and compare them; without data, on the embedded sample"
     from deepfake_nb import comparison as cmp
     from deepfake_nb.processes import together
-    table,settings = cmp.gather(real or [], fake or [], data, partition, equalise, models, seeds,
-        recipe=recipe, size=size, batch_size=batch_size, frozen_epochs=frozen_epochs, epochs=epochs,
-        n_per_class=n_per_class, weights=weights, seed=None if seeds else seed)
     with together():            # several processes, if a launcher has started them
+        table,settings = cmp.gather(real or [], fake or [], data, partition, equalise, models, seeds,
+            recipe=recipe, size=size, batch_size=batch_size, frozen_epochs=frozen_epochs,
+            epochs=epochs, n_per_class=n_per_class, weights=weights, seed=None if seeds else seed)
         cmp.compare(table, out, settings, resume, log, not no_audit)
         print((Path(out)/'comparison.md').read_text(encoding='utf-8'))
         log(f"wrote {Path(out)/'report.html'}")

@@ -171,7 +171,10 @@ class Maps:
 # %% ../nbs/35_maps.ipynb #79c21ecf
 class OnMaps(nn.Module):
     "The upper part of `model`, from maps to logits; its training mode is that of `model`"
-    def __init__(self, above, model):
+    def __init__(self,
+        above:nn.Module, # As `split_network` gives it
+        model:FaceNet, # The network that it is a part of
+    ):
         super().__init__()
         self.above,self.model = above,model
 

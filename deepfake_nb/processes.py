@@ -39,12 +39,10 @@ def is_first()->bool: # True if this process is alone
 # %% ../nbs/32_processes.ipynb #c26318b5
 class Ended(InputError):
     "Another process of the training has ended"
-    def __init__(self, *_):
-        super().__init__("another process of this training has ended, so all end: what it said "
-            "last tells why; start again with --resume to go on")
-        self.text = str(self)
-
-    def __str__(self): return vars(self).get('text') or super().__str__()   # fastai changes args
+    text = ("another process of this training has ended, so all end: what it said last tells "
+        "why; start again with --resume to go on")
+    def __init__(self, *_): super().__init__(self.text)
+    def __str__(self): return self.text     # fastai changes the arguments of an exception
 
 def _add(t):
     "Replace `t` by its sum over all processes, in place; an `Ended` if one of them is gone"
@@ -146,11 +144,11 @@ class WholeBatch(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         "Called by PyTorch in place of `func`"
-        if func is F.batch_norm: func = self.batch_norm
-        if func is F.dropout: func = self.dropout
+        if func is F.batch_norm: func = self._batch_norm
+        if func is F.dropout: func = self._dropout
         return func(*args, **(kwargs or {}))
 
-    def dropout(self, x, p=.5, training=True, inplace=False):
+    def _dropout(self, x, p=.5, training=True, inplace=False):
         "Draw for the whole batch and keep the rows of this process"
         if not training or not p: return x
         last = x.ndim==4 and x.is_contiguous(memory_format=torch.channels_last)
@@ -158,8 +156,8 @@ class WholeBatch(TorchFunctionMode):
         ones = x.new_ones(self.n, *x.shape[1:]).contiguous(memory_format=fmt)
         return x*F.dropout(ones, p)[_mine(self.n)]
 
-    def batch_norm(self, x, running_mean, running_var, weight=None, bias=None, training=False,
-                   momentum=.1, eps=1e-5):
+    def _batch_norm(self, x, running_mean, running_var, weight=None, bias=None, training=False,
+                    momentum=.1, eps=1e-5):
         "Normalise by mean and variance of the whole batch"
         if not training:
             return F.batch_norm(x, running_mean, running_var, weight, bias, False, momentum, eps)

@@ -11,7 +11,7 @@ from torch import nn
 from deepfake_nb import processes as pr
 from deepfake_nb.core import InputError
 from deepfake_nb.features import _own_rows
-from deepfake_nb.processes import Ended,WholeBatch,in_turn,is_first,n_processes,rank,shared,together
+from deepfake_nb.processes import WholeBatch,in_turn,is_first,n_processes,rank,shared,together
 
 def start(command, n=2, **env):
     "Start `n` processes as a launcher does, which also holds the store that they share"
@@ -194,10 +194,13 @@ def test_killed_and_resumed(faces, one, tmp_path):
     x,y = losses(one),losses(out)
     for k in x: assert x[k].shape==y[k].shape and abs(x[k]-y[k]).max()<1e-3, k
 
-def test_wrong_input_is_told_once(faces, one):
-    res = compare(options(faces, one), 2)
+@pytest.mark.parametrize('fake,words', [('fake','is not empty: continue it with --resume'), ('nowhere','nowhere')])
+def test_wrong_input_is_told_once(faces, one, fake, words):
+    args = options(faces, one)
+    args[args.index('--fake')+1] = faces/fake
+    res = compare(args, 2)
     lines = [l for _,out,err in res for l in (out+err).splitlines()]
-    assert len(lines)==1 and 'is not empty: continue it with --resume' in lines[0] and {c for c,*_ in res}=={2}
+    assert len(lines)==1 and words in lines[0] and {c for c,*_ in res}=={2}, lines
 
 @pytest.mark.skipif(find_spec('accelerate') is None, reason="accelerate is not installed: pip install 'deepfake_nb[scale]'")
 def test_accelerate_launch(faces, tmp_path):
