@@ -155,7 +155,7 @@ def _read_parts(folder, n):
     parts,first = [],0
     while first<n and (file := folder/f'{first:08}.safetensors').is_file():
         try: parts.append(_read_tensors(file, 'make it anew', sealed=True)[0]['x'])
-        except InputError: break        # damaged: `see` writes it again
+        except InputError: break        # damaged: computed again
         first += len(parts[-1])
     return parts,first
 
