@@ -13,7 +13,7 @@ __all__ = ['Tries', 'PartScorer', 'need_ray', 'connect', 'run_parts', 'progress_
 # %% ../nbs/59_scale.ipynb #3484d810
 import hashlib,json,logging,os,socket,time,warnings
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import closing,contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -225,9 +225,10 @@ def run_parts(
     done = parts.map_batches(PartScorer, batch_size=1, num_cpus=cpus, num_gpus=gpu,
         compute=ray.data.ActorPoolStrategy(size=n), fn_constructor_args=(job,[model],tries))
     try:
-        for r in done.iter_rows():
-            if r['wrong']: raise InputError(r['wrong'])
-            yield r
+        for bundle in done.iter_internal_ref_bundles():
+            for r in [r for o in ray.get(bundle.block_refs) for r in o.to_pylist()]:
+                if r['wrong']: raise InputError(r['wrong'])
+                yield r
     except ray.exceptions.RayTaskError: raise           # an error in our code
     except ray.exceptions.RayError as e:
         raise InputError(f"Ray has stopped ({_said(e)}): what is written stays, "
@@ -304,8 +305,9 @@ def _all_parts(job, files, paths, device, address, workers, log):
     if done: log(f'{len(done)} of {len(parts)} parts are there already')
     if todo:
         room = 2**28+3*sum(map(len, files.values()))+2*sum(map(len, paths))
-        with connect(address, workers, room) as ray:
-            _report(run_parts(ray, job, files, todo, device), n_done, len(paths), log)
+        with connect(address, workers, room) as ray, \
+                closing(run_parts(ray, job, files, todo, device)) as results:
+            _report(results, n_done, len(paths), log)
     if place.is_local: sweep(place.root)
     done = _count(place, job['key'], len(parts))
     if missing := len(parts)-len(done):

@@ -3,7 +3,7 @@ import csv,json,os,re,shutil,signal,socket,subprocess,sys,time
 from http.server import BaseHTTPRequestHandler,ThreadingHTTPServer
 from importlib.util import find_spec
 from pathlib import Path
-from threading import Thread
+from threading import Thread,enumerate as threads
 from urllib.parse import parse_qs,unquote,urlsplit
 
 import pytest
@@ -401,4 +401,14 @@ def test_a_picture_that_kills_its_reader(cluster, bucket, tmp_path):
 @needs_ray
 def test_what_a_worker_refuses_is_one_line(cluster, pictures, tmp_path):
     job,files,todo = make_job(list_pictures(pictures, Stores()), tmp_path/'out')
+    before = set(threads())
     refuses(lambda: list(run_parts(cluster, job|dict(place=Place(tmp_path/'none', Stores())), files, todo)), 'does not see')
+    assert set(threads()) <= before     # a thread that asks Ray for something after it was shut down would end this process
+
+@needs_ray
+def test_whoever_stops_reading_leaves_no_thread(cluster, pictures, tmp_path):
+    job,files,todo = make_job(list_pictures(pictures, Stores()), tmp_path/'out', part_size=4)
+    before,results = set(threads()),run_parts(cluster, job, files, todo)
+    assert next(results)['pictures'] and set(threads())-before
+    results.close()
+    assert set(threads()) <= before
